@@ -1,0 +1,84 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/communicator.h"
+#include "core/executor.h"
+#include "core/io/queue.h"
+#include "core/state_dict.h"
+
+namespace strata::checkpoint {
+
+struct WriterConfig {
+  std::filesystem::path root;  // <run>/ckpt
+  int keep_last = 2;
+  std::int64_t file_bytes = 4ll << 30;  // a data file is closed at this size
+  io::QueueConfig queue;
+};
+
+/// Writes checkpoints: every rank stages its shards, all vote, rank 0 writes the manifest last and
+/// renames. A directory without a leading dot is complete and verifiable; an aborted attempt
+/// changes nothing. Obeys `snapshot`: the program streams packs through it, one block at a time.
+class Writer final : public Snapshotter {
+ public:
+  /// `dict`: what this rank owns, in the order in which snapshots come.
+  Writer(WriterConfig config, StateDict dict, Communicator& ranks);
+  ~Writer() override;
+  /// Opens a staging directory. Throws io, naming need and free bytes, when the disk is too small.
+  void begin(const RunState& state);
+  void snapshot(const Instruction& instruction, const Held& packs) override;
+  /// fsync, vote, manifest, rename, retention. Returns the directory. Throws io; the attempt is
+  /// then gone and earlier checkpoints are as they were.
+  std::filesystem::path commit();
+  void abort() noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A committed checkpoint, its manifest verified.
+class Reader {
+ public:
+  /// Throws format: no manifest, damaged manifest, missing or short data file.
+  explicit Reader(const std::filesystem::path& directory);
+  ~Reader();
+  const RunState& state() const;
+  /// Every (tensor, state) stored, whole.
+  struct Stored {
+    std::string tensor, state;
+    DType dtype = DType::f32;
+    Shape shape;
+    std::int64_t numel = 0;
+  };
+  const std::vector<Stored>& tensors() const;
+  /// Fills `to` with values [begin, begin + ...) of the stored field, assembled from whatever
+  /// shards hold them. Verifies the checksum of every chunk it touches; throws format naming tensor
+  /// and file.
+  void read(const std::string& tensor,
+            const std::string& state,
+            std::int64_t begin,
+            std::span<std::byte> to) const;
+  /// Reads everything and compares checksums.
+  void verify() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Newest complete checkpoint under root, by directory scan; damaged ones are skipped and reported
+/// through `warn`.
+std::optional<std::filesystem::path> newest(const std::filesystem::path& root,
+                                            const std::function<void(const std::string&)>& warn);
+
+/// First difference of two checkpoints by logical name and bytes: step, data cursor, numeric_hash,
+/// tensors. Empty: identical.
+std::optional<std::string> first_difference(const Reader& a, const Reader& b);
+
+}  // namespace strata::checkpoint

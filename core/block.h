@@ -1,0 +1,99 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+#include "core/param.h"
+
+namespace strata {
+
+/// A parameter of another block that this block uses: a tied head borrows the embedding table.
+struct BorrowedParam {
+  int block = 0;
+  int param = 0;
+};
+struct BlockSpec {
+  std::string name;               // "h.3"
+  std::vector<ParamSpec> params;  // order = layout in the weights pack
+  std::vector<BorrowedParam> borrows;
+};
+
+/// One stage of a model: embedding, decoder block, or final norm and loss. Stateless; all bytes
+/// come through the packs of the program.
+class Block {
+ public:
+  virtual ~Block() = default;
+  virtual const BlockSpec& spec() const = 0;
+  /// Blocks with equal kinds record equal graphs and may share one.
+  virtual std::string kind() const = 0;
+  /// Records the forward. x: (B, T, C), absent for the embedding; params: own, then borrowed.
+  /// Returns the block's output (B, T, C), or nothing for the loss block. `logits_only`: the last
+  /// block ends in logits (B, T, V) f32 instead of the loss.
+  virtual Value build(Graph& graph,
+                      Value x,
+                      std::span<const Value> params,
+                      bool logits_only) const = 0;
+};
+
+/// Static bytes of a recorded graph: where each value lives in each phase. Made once per (kind,
+/// shape).
+class BlockProgram {
+ public:
+  enum class Use : std::uint8_t { train, evaluate, logits };
+  BlockProgram(
+      const Block& block, std::int64_t B, std::int64_t T, std::int64_t C, DType dtype, Use use);
+
+  const Graph& graph() const { return graph_; }
+  std::int64_t saved_bytes() const { return saved_bytes_; }  // saved pack of one micro-batch
+  std::int64_t workspace_bytes() const {
+    return workspace_bytes_;
+  }  // of forward or backward, the larger
+  std::int64_t output_bytes() const {
+    return output_bytes_;
+  }  // boundary pack of the next block; 0: loss
+  double forward_flops() const { return flops_; }
+  /// Named activation slots kept for backward, for `plan --explain`.
+  struct Slot {
+    std::string name;
+    std::int64_t size_bytes = 0;
+  };
+  std::vector<Slot> slots() const;
+
+  struct Bytes {
+    std::span<std::byte> input, output;            // boundary in and out; empty where there is none
+    std::span<std::byte> input_grad, output_grad;  // backward
+    std::span<std::byte> saved, workspace;
+    std::span<const Tensor> params;         // own, then borrowed, (dtype)
+    std::span<const GradSink> param_grads;  // same order; empty tensors in evaluation
+  };
+  void forward(const Bytes& bytes, const RunContext& run) const;
+  void backward(const Bytes& bytes, const RunContext& run) const;
+  bool ends_in_loss() const { return ends_in_loss_; }
+
+ private:
+  enum class Region : std::uint8_t { none, input, output, saved, workspace, param };
+  struct Place {
+    Region region = Region::none;
+    std::int64_t offset = 0;
+  };
+  void place_forward();
+  void place_backward();
+  Tensor bind(Value v, const Place& place, const Bytes& bytes) const;
+  void run_nodes_backward(const Bytes& bytes, const RunContext& run) const;
+
+  Graph graph_;
+  Use use_;
+  Value input_, output_;
+  bool ends_in_loss_ = false;
+  std::vector<Place> value_place_;  // forward and, for kept values, backward
+  std::vector<Place> grad_place_;   // workspace of backward, or boundary gradients
+  std::vector<std::int64_t> forward_scratch_, backward_scratch_;  // workspace offsets by node
+  std::int64_t saved_bytes_ = 0, workspace_bytes_ = 0, output_bytes_ = 0;
+  double flops_ = 0;
+};
+
+}  // namespace strata

@@ -1,0 +1,123 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/pack.h"
+#include "core/program.h"
+
+namespace strata {
+
+/// What `begin` brings: the data and the numbers of one step. Filled by launch before the program
+/// runs.
+struct StepInputs {
+  StepInfo info;
+  std::span<const MicroBatch> batches;  // this rank's, in order; batches[0] is `first_micro_batch`
+  std::int64_t loss_tokens = 0;         // unmasked targets of the whole step, all ranks
+  double clip = 0.0;                    // global norm limit; 0: none
+};
+
+/// The named scalars of `begin` and `decide`: all that outlives an instruction besides packs.
+struct StepScalars {
+  StepInputs inputs;
+  std::vector<double> loss_sums;              // by this rank's micro-batches, nats, not divided
+  std::vector<std::vector<double>> partials;  // by block: sums of squares of 4096-element chunks
+  bool non_finite = false;
+  bool stop_requested = false;  // in: this rank's wish; out of decide: everyone's
+  // Written by decide, equal on all ranks.
+  Outcome outcome = Outcome::clip_is_one;
+  double loss = 0.0;  // mean over the step's unmasked tokens
+  double grad_norm = 0.0;
+};
+
+/// The packs that one instruction may touch, resident while it runs.
+class Held {
+ public:
+  void clear() { leases_.clear(); }
+  void add(Lease lease) { leases_.push_back(std::move(lease)); }
+  bool contains(PackKey key) const;
+  /// Throws internal when the instruction's effects do not name the pack: no hidden state.
+  std::span<std::byte> operator[](PackKey key) const;
+
+ private:
+  std::vector<Lease> leases_;
+};
+
+// Who obeys an instruction: five small interfaces, implemented by the rooms, tied together in
+// launch.
+
+/// forward, recompute, backward. Implemented by models.
+class BlockRunner {
+ public:
+  virtual ~BlockRunner() = default;
+  virtual void forward(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
+  virtual void recompute(const Instruction& instruction,
+                         const Held& packs,
+                         StepScalars& scalars) = 0;
+  virtual void backward(const Instruction& instruction,
+                        const Held& packs,
+                        StepScalars& scalars) = 0;
+};
+
+/// gather, reduce, decide, publish, send, recv. Implemented by parallel.
+class Collectives {
+ public:
+  virtual ~Collectives() = default;
+  virtual void gather(const Instruction& instruction, const Held& packs) = 0;
+  virtual void reduce(const Instruction& instruction, const Held& packs) = 0;
+  /// Folds losses, norm partials, non-finite and stop flags of all ranks; sets the outcome.
+  virtual void decide(StepScalars& scalars) = 0;
+  virtual void publish(const Instruction& instruction, const Held& packs) = 0;
+  virtual void send(const Instruction& instruction, const Held& packs) = 0;
+  virtual void recv(const Instruction& instruction, const Held& packs) = 0;
+};
+
+/// norm, update. Implemented by optim. `weights` and `state` of the update may be the next
+/// generation.
+class Updater {
+ public:
+  virtual ~Updater() = default;
+  virtual void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
+  virtual void update(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
+};
+
+/// snapshot. Implemented by checkpoint.
+class Snapshotter {
+ public:
+  virtual ~Snapshotter() = default;
+  virtual void snapshot(const Instruction& instruction, const Held& packs) = 0;
+};
+
+struct Machine {
+  PackStore* store = nullptr;
+  BlockRunner* blocks = nullptr;
+  Collectives* collectives = nullptr;
+  Updater* updater = nullptr;
+  Snapshotter* snapshotter = nullptr;
+};
+
+/// Runs a program: for each instruction whose `when` allows it, brings its packs into being, leases
+/// what effects() names, hands it to the room that obeys it, and ends what is dead.
+class Executor {
+ public:
+  /// Validates the program alone (a rank's own part); effects are computed once, here.
+  Executor(Program program, Machine machine);
+  /// `scalars.inputs` is read by `begin`; results are in `scalars` afterwards.
+  void run(StepScalars& scalars);
+  const Program& program() const { return program_; }
+  /// Called before each instruction with its index: fault points of tests, traces.
+  void on_instruction(std::function<void(int)> observer) { observer_ = std::move(observer); }
+
+ private:
+  void begin(StepScalars& scalars) const;
+  void obey(const Instruction& instruction, const Held& packs, StepScalars& scalars);
+  Program program_;
+  Machine machine_;
+  std::vector<Effects> effects_;
+  std::vector<std::vector<PackKey>> needs_;
+  std::function<void(int)> observer_;
+};
+
+}  // namespace strata

@@ -1,0 +1,38 @@
+#pragma once
+#include <cstdint>
+
+#include "core/cpu/simd.h"
+#include "core/parallel_for.h"
+#include "core/runtime.h"
+
+namespace strata {
+
+/// Elements that one chunk of an elementwise rule covers: 16 KiB of floats, and the unit in which a
+/// tensor may be cut between ranks (DESIGN section 2).
+inline constexpr std::int64_t kChunk = 4096;
+
+/// Calls rule(i) for i in [0, n) where the stream's device is. A rule is single-source: it uses
+/// + - * / sqrt, fma_ and core/math.h only and never depends on the order of i, so its bytes agree
+/// over threads, instruction sets and devices.
+template <class Rule>
+void for_each(Stream& stream, std::int64_t n, const Rule& rule) {
+  if (stream.lane() == Lane::compute) {
+    parallel_for(n, kChunk, [&](std::int64_t begin, std::int64_t end) {
+      cpu::simd([&] {
+        for (std::int64_t i = begin; i < end; ++i) {
+          rule(i);
+        }
+      });
+    });
+  } else {  // another lane is one thread and never opens a team
+    stream.enqueue([n, rule] {
+      cpu::simd([&] {
+        for (std::int64_t i = 0; i < n; ++i) {
+          rule(i);
+        }
+      });
+    });
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,46 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/program.h"
+#include "core/runtime.h"
+#include "core/tensor.h"
+
+namespace strata {
+
+/// The only door to the matrix library. Dense operands, forms A*B and A*Bt only: the library's At*B
+/// splits the inner dimension by thread count, so weight gradients go through a transposed copy
+/// (DESIGN 5.4).
+enum class MatmulForm : std::uint8_t {
+  ab,   // C (m, n) = A (m, k) * B (k, n)
+  abt,  // C (m, n) = A (m, k) * B (n, k)^T
+};
+struct MatmulShape {
+  std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t batch = 1;  // independent products, operands one after the other
+  MatmulForm form = MatmulForm::ab;
+  DType in = DType::f32;   // of A and B: f32 or bf16
+  DType out = DType::f32;  // of C; products are summed in f32
+};
+
+/// Scratch that matmul() needs for this shape, in bytes.
+std::int64_t matmul_scratch_bytes(const MatmulShape& shape);
+
+/// C = A * B or C += A * B. C, A, B: contiguous, batch * m * n etc. elements.
+/// Primitives are made once per shape and kept. The bits depend on the shape alone: not on threads,
+/// on where a caller cut the rows, or on what ran before. Throws internal on size or dtype
+/// mismatch.
+void matmul(const Tensor& C,
+            const Tensor& A,
+            const Tensor& B,
+            const MatmulShape& shape,
+            Accumulate mode,
+            std::span<std::byte> scratch,
+            Stream& stream);
+
+/// to (c, r) = from (r, c) transposed; same dtype, both contiguous.
+void transpose(
+    const Tensor& to, const Tensor& from, std::int64_t r, std::int64_t c, Stream& stream);
+
+}  // namespace strata

@@ -1,0 +1,11 @@
+#pragma once
+#include "core/graph.h"
+
+namespace strata {
+
+/// y[b,t] = table[tokens[b,t]] (+ positions_table[positions[b,t]]).
+/// table: (V, C); positions_table: (max T, C) or absent; y: (B, T, C). The gradient adds rows in
+/// token order, so it does not depend on threads. Throws data when a token is outside [0, V).
+Value embedding(Graph& graph, Value table, Value positions_table);
+
+}  // namespace strata

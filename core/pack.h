@@ -1,0 +1,98 @@
+#pragma once
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/param.h"
+
+namespace strata {
+
+/// What the bytes of a pack are. `*_next` hold the generation that a speculative update writes.
+enum class PackClass : std::uint8_t {
+  weights,         // working weights of a block
+  grads,           // f32 accumulators of a block's own parameters
+  borrowed_grads,  // f32 accumulators that a block keeps for parameters it borrows (tied head)
+  state,           // master weights and optimizer fields of the ranges this rank owns
+  weights_next,
+  state_next,
+  boundary,       // input of a block for one micro-batch
+  boundary_grad,  // gradient of that input
+  saved,          // activation slots of a block for one micro-batch
+  workspace,      // scratch of the instruction that runs
+};
+std::string_view to_string(PackClass cls);
+
+/// Names a pack in programs, plans and ledgers. `micro_batch` is global and only set for boundary,
+/// boundary_grad and saved; `block` is -1 for workspace.
+struct PackKey {
+  PackClass cls = PackClass::weights;
+  int block = -1;
+  int micro_batch = -1;
+  friend auto operator<=>(const PackKey&, const PackKey&) = default;
+};
+std::string to_string(const PackKey& key);
+
+using PackSizes = std::map<PackKey, std::int64_t>;
+
+/// Offsets of tensors inside a pack: 64-byte aligned, in declaration order; the pack is a multiple
+/// of 4096.
+struct PackLayout {
+  std::vector<std::int64_t> offset;
+  std::int64_t size_bytes = 0;
+};
+PackLayout pack_layout(std::span<const std::int64_t> tensor_bytes);
+
+class PackStore;
+
+/// While it lives the pack is resident and does not move. Its end permits eviction. Neither blocks.
+class [[nodiscard]] Lease {
+ public:
+  Lease() = default;
+  Lease(PackStore& store, PackKey key, std::span<std::byte> bytes)
+      : store_(&store), key_(key), bytes_(bytes) {}
+  Lease(Lease&& other) noexcept
+      : store_(std::exchange(other.store_, nullptr)), key_(other.key_), bytes_(other.bytes_) {}
+  Lease& operator=(Lease&& other) noexcept;
+  ~Lease() { release(); }
+  const PackKey& key() const { return key_; }
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  void release() noexcept;
+  PackStore* store_ = nullptr;
+  PackKey key_;
+  std::span<std::byte> bytes_;
+};
+
+struct Instruction;
+
+/// Where packs live. The program says when a pack begins, moves and ends; a store obeys and never
+/// decides.
+class PackStore {
+ public:
+  virtual ~PackStore() = default;
+  /// Bytes of a new pack, contents undefined. Throws internal if it exists or has no planned place.
+  virtual void create(PackKey key) = 0;
+  /// The bytes are dead.
+  virtual void destroy(PackKey key) = 0;
+  /// The pack must be resident or on its way; waits for a transfer that the program started.
+  virtual Lease acquire(PackKey key) = 0;
+  /// fetch, evict, save, restore of the instruction's pack.
+  virtual void move(const Instruction& instruction) = 0;
+  /// The next generation of a block's weights and state becomes the current one.
+  virtual void commit(int block) = 0;
+  /// The next generation is thrown away.
+  virtual void discard(int block) = 0;
+
+ private:
+  friend class Lease;
+  virtual void release(PackKey key) noexcept = 0;
+};
+
+}  // namespace strata

@@ -1,0 +1,129 @@
+#pragma once
+#include <cstdint>
+#include <iosfwd>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/pack.h"
+
+namespace strata {
+
+enum class Op : std::uint8_t {
+  begin,    // data, learning rate and token count of the step
+  fetch,    // a pack from its home to a tier; ready where `needed_by` says
+  evict,    // a pack back to its home
+  gather,   // full weights of a block from the ranks' shards
+  forward,  // one block, one micro-batch; the last block also runs its backward (the loss needs no
+            // replay)
+  recompute,  // the activations of a block that were not kept
+  backward,   // one block, one micro-batch
+  save,       // boundary or saved activations to a tier
+  restore,    // and back
+  drop,       // the bytes of a pack are dead
+  reduce,     // gradients of a block: borrowed parts added, then summed over ranks
+  norm,       // partial sums of squares of a block's reduced gradients, non-finite test
+  decide,     // all ranks, one reduction: norm, clip coefficient, skip, loss, stop request
+  update,     // weights and state of a block; before `decide` it writes the next generation
+  commit,     // the next generation of a block becomes the current one
+  discard,    // or is thrown away
+  publish,    // updated working weights of a block to the other ranks
+  send,       // a boundary or its gradient to a peer (pipelines)
+  recv,
+  snapshot,  // weights and state of a block to the checkpointer
+  end,
+};
+std::string_view to_string(Op op);
+
+/// How the last `decide` came out; equal on all ranks. Before it, every outcome is still possible.
+enum class Outcome : std::uint8_t { clip_is_one, clip_below_one, skip };
+/// The set of outcomes under which an instruction runs, as bits 1 << Outcome.
+enum class When : std::uint8_t {
+  clip_is_one = 1,
+  clip_below_one = 2,
+  applied = 3,  // the step counts
+  skipped = 4,
+  not_clip_is_one = 6,
+  always = 7,
+};
+inline bool runs(When when, Outcome outcome) {
+  return (static_cast<unsigned>(when) >> static_cast<unsigned>(outcome) & 1u) != 0;
+}
+std::string_view to_string(When when);
+
+/// Whether a contribution starts an accumulator or adds to it.
+enum class Accumulate : std::uint8_t { overwrite, add };
+
+struct Instruction {
+  Op op = Op::begin;
+  int block = -1;
+  int micro_batch = -1;                // global
+  PackClass cls = PackClass::weights;  // operand of fetch, evict, save, restore, drop, send, recv
+  Accumulate accumulate = Accumulate::add;  // forward of the last block, backward
+  When when = When::always;
+  Tier tier = {};      // destination of fetch, save, restore
+  int needed_by = -1;  // fetch, restore: index of the first instruction that uses it
+  int peer = -1;       // send, recv
+  PackKey key() const { return {cls, block, micro_batch}; }
+};
+
+/// Block `borrower` uses (and has gradient for) a parameter of block `owner`.
+struct Borrow {
+  int borrower = 0, owner = 0;
+  friend bool operator==(const Borrow&, const Borrow&) = default;
+};
+
+enum class ProgramKind : std::uint8_t { train, evaluate, snapshot };
+
+/// The order of one rank, as data. Static: written before the run, never changed by it.
+struct Program {
+  ProgramKind kind = ProgramKind::train;
+  int blocks = 0;             // block 0 embeds, block blocks-1 is the loss
+  int first_micro_batch = 0;  // this rank's contiguous range of the step's micro-batches
+  int last_micro_batch = 0;   // one past
+  std::vector<Borrow> borrows;
+  std::vector<PackKey> residents;  // packs in place before the first and after the last instruction
+  std::vector<Instruction> step;
+};
+/// One instruction a line, numbered: what `plan --program` prints.
+std::ostream& operator<<(std::ostream& out, const Program& program);
+
+/// The one table of meaning. Validator, executor, planner and simulator all read it and nothing
+/// else. `needs` is what must be resident; the other sets say what happens to data and are part of
+/// `needs`.
+struct Effects {
+  std::vector<PackKey> reads;    // must hold data
+  std::vector<PackKey> writes;   // changed in place; must hold data
+  std::vector<PackKey> adds_to;  // gradient accumulators; must exist unless created here
+  std::vector<PackKey> creates;  // begin to exist here
+  std::vector<PackKey> ends;     // dead after this instruction
+  std::vector<PackKey> needs() const;
+};
+/// `decided`: whether a `decide` came before; an update before it is speculative.
+Effects effects(const Program& program, const Instruction& instruction, bool decided);
+
+/// What is wrong with a program. `rank` and `at` say where (-1: at the end, or about all).
+struct Diagnosis {
+  int rank = -1;
+  int at = -1;
+  std::string text;
+};
+std::string to_string(const Diagnosis& diagnosis);
+
+/// Bytes of each pack and the budget of the device tier; used by validate when given.
+struct Budget {
+  const PackSizes* sizes = nullptr;
+  std::int64_t device_bytes = 0;
+};
+
+/// Checks the programs of all ranks of one step at once, under every outcome of `decide`: every use
+/// has its data, nothing is left over, each micro-batch contributes once and in order, norms
+/// precede the decision, each block is updated exactly once (never on skip), the ranks' collectives
+/// agree in order, sends meet receives, and, with a budget, resident bytes stay within it at every
+/// point.
+std::optional<Diagnosis> validate(std::span<const Program> ranks,
+                                  std::optional<Budget> budget = std::nullopt);
+
+}  // namespace strata

@@ -1,0 +1,44 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "core/program.h"
+
+namespace strata {
+
+/// In which order blocks and micro-batches meet.
+enum class Order : std::uint8_t {
+  micro_batch_major,  // micro-batch 0 through all blocks and back, then 1, ...
+  layer_major,  // all micro-batches through a block before the next: a weight is needed once per
+                // pass
+};
+/// When optimizer updates run. All are exact under global-norm clipping.
+enum class UpdateMode : std::uint8_t {
+  after_norm,   // after `decide`
+  speculative,  // right after a block's last backward, into the next generation, assuming no
+                // clipping
+};
+
+/// What a schedule needs to know: no bytes, no places, no devices.
+struct StepShape {
+  int blocks = 0;
+  int micro_batches = 0;  // G, of all ranks together
+  int rank = 0, world = 1;
+  std::vector<Borrow> borrows;
+  std::vector<int> recomputed;  // blocks whose saved activations are dropped and recomputed
+};
+
+/// Pure functions from shape to order; places and transfers are added by offload/planner.
+Program make_step(const StepShape& shape, Order order, UpdateMode mode);
+/// Forward only: the loss of every micro-batch.
+Program make_evaluation(const StepShape& shape);
+/// Weights and state of every block, one after the other, to the checkpointer.
+Program make_snapshot(const StepShape& shape);
+
+/// Micro-batches of a rank: [floor(r G / W), floor((r + 1) G / W)).
+struct MicroBatchRange {
+  int begin = 0, end = 0;
+};
+MicroBatchRange micro_batch_range(int rank, int world, int micro_batches);
+
+}  // namespace strata

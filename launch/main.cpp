@@ -1,0 +1,22 @@
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "core/error.h"
+#include "launch/commands.h"
+
+int main(int argc, char** argv) {
+  try {
+    return strata::launch::run(argc, argv);
+  } catch (const strata::Error& error) {
+    std::fprintf(stderr, "strata: %s\n", error.what());
+    return error.exit_code();
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr,
+                 "strata: internal: the system refused memory outside the planned arenas\n");
+    return 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "strata: internal: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,72 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/param.h"
+#include "core/runtime.h"
+
+namespace strata::optim {
+
+/// What a parameter's update asks for in one step, beyond its slice, gradient and state.
+struct Needs {
+  std::int64_t workspace_bytes = 0;
+  int stat_phases = 0;  // how often stats() is called before update(); 0: no reduction
+  int stats = 0;        // doubles per phase
+  bool active = true;   // false: this parameter is frozen in this step
+};
+
+/// Scratch of one update.
+struct Workspace {
+  std::span<std::byte> bytes;
+};
+
+/// A method: mathematics on views. Owns no memory; sees no model, rank, tier or path, so sharding,
+/// offload and checkpoints work for it unasked. `StepInfo::lr` and `grad_scale` are applied by the
+/// method.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  virtual StateLayout state_layout(const ParamInfo& param) const = 0;
+  virtual Granularity granularity(const ParamInfo&) const { return Granularity::element(); }
+  virtual Needs needs(const ParamInfo&, std::int64_t /*step*/) const { return {}; }
+  /// State of a fresh slice; bytes arrive zeroed.
+  virtual void init(const ParamInfo&, StateViews&, Stream&) const {}
+  /// Adds this slice's share of phase `phase` to `partial` in fixed chunks; the caller adds shares
+  /// in global order.
+  virtual void stats(const SliceIn&,
+                     StateViews&,
+                     std::span<double> /*partial*/,
+                     int /*phase*/,
+                     const StepInfo&,
+                     Stream&) {}
+  virtual void update(Slice& weight,
+                      const SliceIn& grad,
+                      StateViews& state,
+                      std::span<const double> totals,
+                      Workspace& workspace,
+                      const StepInfo& step,
+                      Stream& stream) = 0;
+};
+
+/// Settings of a method as text, dotted name without the "optim." prefix to value.
+struct Setting {
+  std::string name, value;
+};
+
+/// Name, default value and meaning of one setting; behind help, schema and "did you mean".
+struct SettingInfo {
+  std::string name, default_value, help;
+};
+
+/// The method of that name with these settings. Throws config for an unknown method or setting,
+/// naming the nearest one, and for values out of range.
+std::unique_ptr<Optimizer> make_optimizer(std::string_view method,
+                                          std::span<const Setting> settings);
+std::vector<std::string> optimizer_names();
+std::vector<SettingInfo> optimizer_settings(std::string_view method);
+
+}  // namespace strata::optim

@@ -1,0 +1,45 @@
+#pragma once
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/block.h"
+#include "core/executor.h"
+#include "core/state_dict.h"
+#include "optim/optimizer.h"
+
+namespace strata::optim {
+
+/// Where the parameters of one block lie in its weights, grads and state packs, and which ranges
+/// are ours.
+struct BlockState {
+  PackLayout weights;  // by own parameter
+  PackLayout grads;
+  std::int64_t state_bytes = 0;
+  StateDict entries;  // weights (master where there is one) and every field, this rank's ranges
+};
+
+/// Obeys norm and update: cuts slices out of packs and hands them to the method.
+class OptimizerUpdater final : public Updater {
+ public:
+  /// `specs`: one per block, in order. `shards`: ranges of every tensor and their owners; empty:
+  /// all ours.
+  OptimizerUpdater(std::shared_ptr<Optimizer> method,
+                   std::vector<BlockSpec> specs,
+                   std::vector<ShardSpec> shards,
+                   int rank,
+                   WeightFormat format);
+  ~OptimizerUpdater() override;
+  const BlockState& block(int index) const;
+  std::int64_t workspace_bytes() const;
+  /// Fills a fresh state pack: zeros, then Optimizer::init, then master = weights.
+  void init_state(int block, std::span<std::byte> weights, std::span<std::byte> state) const;
+  void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
+  void update(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace strata::optim
