@@ -33,6 +33,7 @@ struct RunState {
   std::uint64_t seed = 0;
   std::string numeric_hash;                                // of the settings that may change bits
   std::map<std::string, std::string> numeric_environment;  // library versions, instruction set
+  std::map<std::string, std::string> files;     // put beside the tensors: config.json, tokenizer
   std::map<std::string, std::string> settings;  // the resolved config, dotted key to value
 };
 
