@@ -7,9 +7,6 @@ target_compile_options(strata_settings INTERFACE
 if(STRATA_SANITIZE)
   target_compile_options(strata_settings INTERFACE -fsanitize=${STRATA_SANITIZE} -fno-omit-frame-pointer -g -O1)
   target_link_options(strata_settings INTERFACE -fsanitize=${STRATA_SANITIZE})
-  if(STRATA_SANITIZE STREQUAL "thread")
-    target_compile_definitions(strata_settings INTERFACE STRATA_NO_OPENMP=1)
-  endif()
 endif()
 
 # A room is a folder, a target and a unit of dependency. Sources are globbed so that a new op, rule or reader is one file.

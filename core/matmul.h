@@ -21,7 +21,7 @@ struct MatmulShape {
   std::int64_t batch = 1;  // independent products, operands one after the other
   MatmulForm form = MatmulForm::ab;
   DType in = DType::f32;   // of A and B: f32 or bf16
-  DType out = DType::f32;  // of C; products are summed in f32
+  DType out = DType::f32;  // of C: f32, or bf16 when A and B are; products are summed in f32
 };
 
 /// Scratch that matmul() needs for this shape, in bytes.

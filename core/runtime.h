@@ -13,7 +13,11 @@ namespace strata {
 /// owner of an OpenMP team; every other lane is one thread that never opens a team and never spins.
 enum class Lane : std::uint8_t { compute, copy_in, copy_out, update, comm };
 
-class Event;
+/// A point in a stream's order, made by Runtime::record; each kind of device has its own.
+class Event {
+ public:
+  virtual ~Event() = default;
+};
 
 /// An ordered queue of work on one device.
 class Stream {
@@ -22,7 +26,7 @@ class Stream {
   virtual Device device() const = 0;
   virtual Lane lane() const = 0;
   /// Runs `work` after everything enqueued before it. An exception is kept and rethrown by the
-  /// waiter.
+  /// waiter; until then the stream skips its work. Where enqueue runs the work itself, it throws.
   virtual void enqueue(std::function<void()> work) = 0;
 };
 

@@ -1,0 +1,20 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/matmul.h"
+
+namespace strata::cpu {
+
+/// The product of core/matmul.h on checked operands: oneDNN, or a plain loop in builds whose
+/// sanitizer cannot see into the library.
+std::int64_t product_scratch_bytes(const MatmulShape& shape);
+void product(std::byte* C,
+             const std::byte* A,
+             const std::byte* B,
+             const MatmulShape& shape,
+             Accumulate mode,
+             std::span<std::byte> scratch);
+
+}  // namespace strata::cpu

@@ -1,0 +1,92 @@
+#include "core/matmul.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/cpu/matmul.h"
+#include "core/cpu/simd.h"
+#include "core/error.h"
+#include "core/parallel_for.h"
+
+namespace strata {
+
+namespace {
+
+void require_shape(const MatmulShape& s) {
+  STRATA_ASSERT(s.m > 0 && s.n > 0 && s.k > 0 && s.batch > 0);
+  STRATA_ASSERT(s.in == DType::f32 || s.in == DType::bf16);
+  STRATA_ASSERT(s.out == DType::f32 || s.out == s.in);
+}
+
+void require_operand(const char* name, const Tensor& t, DType dtype, std::int64_t numel) {
+  if (t.dtype() == dtype && t.numel() == numel && t.is_contiguous()) {
+    return;
+  }
+  throw Error(Errc::internal,
+              std::string("matmul: ") + name + " needs " + std::to_string(numel) + " contiguous " +
+                  std::string(to_string(dtype)) + ", got " + std::string(to_string(t.dtype())) +
+                  " " + to_string(t.shape()) + (t.is_contiguous() ? "" : " with strides"));
+}
+
+// 64 bytes of a column of `from` become 64 bytes of a row of `to`; a tile of both stays in cache.
+constexpr std::int64_t kTile = 64;
+
+template <class T>
+void transpose_rows(
+    T* to, const T* from, std::int64_t r, std::int64_t c, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i0 = 0; i0 < r; i0 += kTile) {
+    const std::int64_t rows = std::min(kTile, r - i0);
+    for (std::int64_t j = begin; j < end; ++j) {
+      for (std::int64_t i = 0; i < rows; ++i) {
+        to[j * r + i0 + i] = from[(i0 + i) * c + j];
+      }
+    }
+  }
+}
+
+template <class T>
+void transpose_of(const Tensor& to, const Tensor& from, std::int64_t r, std::int64_t c) {
+  T* out = to.data<T>();
+  const T* in = from.data<T>();
+  parallel_for(c, kTile, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t j = begin; j < end; j += kTile) {
+      const std::int64_t stop = std::min(j + kTile, end);
+      cpu::simd([&] { transpose_rows(out, in, r, c, j, stop); });
+    }
+  });
+}
+
+}  // namespace
+
+std::int64_t matmul_scratch_bytes(const MatmulShape& shape) {
+  require_shape(shape);
+  return cpu::product_scratch_bytes(shape);
+}
+
+void matmul(const Tensor& C,
+            const Tensor& A,
+            const Tensor& B,
+            const MatmulShape& shape,
+            Accumulate mode,
+            std::span<std::byte> scratch,
+            Stream& stream) {
+  require_shape(shape);
+  require_operand("A", A, shape.in, shape.batch * shape.m * shape.k);
+  require_operand("B", B, shape.in, shape.batch * shape.k * shape.n);
+  require_operand("C", C, shape.out, shape.batch * shape.m * shape.n);
+  STRATA_ASSERT(stream.lane() == Lane::compute);
+  cpu::product(C.bytes(), A.bytes(), B.bytes(), shape, mode, scratch);
+}
+
+void transpose(
+    const Tensor& to, const Tensor& from, std::int64_t r, std::int64_t c, Stream& stream) {
+  STRATA_ASSERT(stream.lane() == Lane::compute);
+  require_operand("the transposed matrix", from, from.dtype(), r * c);
+  require_operand("the transposed copy", to, from.dtype(), r * c);
+  if (from.dtype() == DType::bf16) {
+    return transpose_of<bf16>(to, from, r, c);
+  }
+  transpose_of<float>(to, from, r, c);
+}
+
+}  // namespace strata
