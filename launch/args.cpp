@@ -3,27 +3,24 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "core/nearest.h"
+#include "launch/config_sources.h"
 
 namespace strata::launch {
 namespace {
 
-[[noreturn]] void fail(std::string_view command, const std::string& what) {
-  throw Error(Errc::config, fmt::format("{}: {}; see strata {} --help", command, what, command));
-}
-
-bool parses(const std::string& text, Option::Kind kind) {
+bool parses(const std::string& text, CommandOption::Kind kind) {
   const char* end = text.data() + text.size();
-  if (kind == Option::Kind::integer) {
+  if (kind == CommandOption::Kind::integer) {
     std::int64_t value = 0;
     const auto result = std::from_chars(text.data(), end, value);
     return result.ec == std::errc{} && result.ptr == end;
   }
-  if (kind == Option::Kind::number) {
+  if (kind == CommandOption::Kind::number) {
     double value = 0;
     const auto result = std::from_chars(text.data(), end, value);
     return result.ec == std::errc{} && result.ptr == end && std::isfinite(value);
@@ -33,73 +30,62 @@ bool parses(const std::string& text, Option::Kind kind) {
 
 }  // namespace
 
-Args::Args(std::string_view command,
+Args::Args(std::string command,
            std::span<const std::string> words,
-           std::vector<std::string> positional,
-           std::vector<Option> options)
-    : command_(command), options_(std::move(options)) {
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    const std::string& word = words[i];
-    if (!word.starts_with("-") || word == "-") {
-      positional_.push_back(word);
-      continue;
-    }
-    const std::size_t equals = word.find('=');
-    const std::string name = word.substr(0, equals);
-    const auto known = std::find_if(
-        options_.begin(), options_.end(), [&](const Option& o) { return o.name == name; });
-    if (known == options_.end()) {
-      std::vector<std::string> names;
-      for (const Option& o : options_) {
-        names.push_back(o.name);
-      }
-      const std::string near = nearest(name, names);
-      fail(command_,
-           fmt::format("unknown option '{}'{}",
-                       name,
-                       near.empty() ? "" : fmt::format(", did you mean {}?", near)));
-    }
-    if (known->kind == Option::Kind::flag) {
-      if (equals != std::string::npos) {
-        fail(command_, fmt::format("{} takes no value, got '{}'", name, word));
-      }
-      values_[name] = "true";
-    } else if (equals != std::string::npos) {
-      set(*known, word.substr(equals + 1));
-    } else if (i + 1 < words.size()) {
-      set(*known, words[++i]);
-    } else {
-      fail(command_, fmt::format("{} needs a value", name));
-    }
+           const std::vector<std::string>& positional,
+           std::vector<CommandOption> options)
+    : command_(std::move(command)), options_(std::move(options)) {
+  const auto fail = [&](const std::string& what) {
+    throw Error(Errc::config,
+                fmt::format("{}: {}; see strata {} --help", command_, what, command_));
+  };
+  std::vector<const char*> raw;
+  for (const std::string& word : words) {
+    raw.push_back(word.c_str());
   }
+  std::vector<Option> known;
+  for (const CommandOption& o : options_) {
+    known.push_back({o.name, o.kind == CommandOption::Kind::flag ? "" : "VALUE", o.help});
+  }
+  Arguments read = read_arguments(raw, known);
+  if (read.help) {
+    help_ = true;
+    std::printf("usage: strata %s %s [OPTIONS]\n\n%s",
+                command_.c_str(),
+                fmt::format("{}", fmt::join(positional, " ")).c_str(),
+                options_help(known).c_str());
+    return;
+  }
+  if (!read.settings.empty() || read.file) {
+    fail(fmt::format("takes no settings, got {}",
+                     read.settings.empty() ? read.file->string() : "--" + read.settings[0].key));
+  }
+  positional_ = std::move(read.positional);
+  values_ = std::move(read.options);
   if (positional_.size() != positional.size()) {
-    fail(command_,
-         fmt::format("needs {} ({}), got {}",
-                     positional.size(),
-                     fmt::join(positional, " "),
-                     positional_.size()));
+    fail(
+        fmt::format("needs {}, got {} of {} words",
+                    positional.empty() ? "no words" : fmt::format("{}", fmt::join(positional, " ")),
+                    positional_.size(),
+                    positional.size()));
   }
-  for (const Option& o : options_) {
-    if (o.presence == Option::Presence::required && !values_.contains(o.name)) {
-      fail(command_, fmt::format("{} is missing ({})", o.name, o.help));
+  for (const CommandOption& o : options_) {
+    const auto value = values_.find(o.name);
+    if (value == values_.end()) {
+      if (o.presence == CommandOption::Presence::required) {
+        fail(fmt::format("{} is missing ({})", o.name, o.help));
+      }
+    } else if (!parses(value->second, o.kind)) {
+      const bool integer = o.kind == CommandOption::Kind::integer;
+      fail(fmt::format(
+          "{} needs {}, got '{}'", o.name, integer ? "an integer" : "a number", value->second));
     }
   }
 }
 
-void Args::set(const Option& o, std::string value) {
-  if (!parses(value, o.kind)) {
-    fail(command_,
-         fmt::format("{} needs {}, got '{}'",
-                     o.name,
-                     o.kind == Option::Kind::integer ? "an integer" : "a number",
-                     value));
-  }
-  values_[o.name] = std::move(value);
-}
-
-const Option& Args::option(std::string_view name) const {
+const CommandOption& Args::option(std::string_view name) const {
   const auto it = std::find_if(
-      options_.begin(), options_.end(), [&](const Option& o) { return o.name == name; });
+      options_.begin(), options_.end(), [&](const CommandOption& o) { return o.name == name; });
   STRATA_ASSERT(it != options_.end());
   return *it;
 }
@@ -109,7 +95,7 @@ bool Args::flag(std::string_view name) const {
 }
 
 const std::string& Args::text(std::string_view name) const {
-  const auto it = values_.find(name);
+  const auto it = values_.find(std::string(name));
   return it == values_.end() ? option(name).default_value : it->second;
 }
 

@@ -8,24 +8,25 @@
 
 namespace strata::launch {
 
-/// One option of a command. A flag takes no value.
-struct Option {
-  std::string name;           // "--max-tokens"
-  std::string default_value;  // text; "" with required
+/// One option of a command that takes no settings. A flag takes no value.
+struct CommandOption {
+  std::string name;  // "--max-tokens"
+  std::string default_value;
   std::string help;
   enum class Kind : std::uint8_t { text, integer, number, flag } kind = Kind::text;
   enum class Presence : std::uint8_t { optional, required } presence = Presence::optional;
 };
 
-/// Words of one command: positional arguments and options, checked against what the command
-/// declares. Throws config naming the word, the command's usage and, for an unknown option, the
-/// nearest one.
+/// Words of one command, typed: what read_arguments accepted, checked against what the command
+/// declares. Throws config naming the command, what it needs and what came.
 class Args {
  public:
-  Args(std::string_view command,
+  Args(std::string command,
        std::span<const std::string> words,
-       std::vector<std::string> positional,
-       std::vector<Option> options);
+       const std::vector<std::string>& positional,
+       std::vector<CommandOption> options);
+  /// --help was asked for and has been printed.
+  bool help() const { return help_; }
   const std::string& positional(std::size_t index) const { return positional_[index]; }
   bool flag(std::string_view name) const;
   const std::string& text(std::string_view name) const;
@@ -33,12 +34,12 @@ class Args {
   double number(std::string_view name) const;
 
  private:
-  const Option& option(std::string_view name) const;
-  void set(const Option& option, std::string value);
+  const CommandOption& option(std::string_view name) const;
   std::string command_;
   std::vector<std::string> positional_;
-  std::vector<Option> options_;
-  std::map<std::string, std::string, std::less<>> values_;
+  std::vector<CommandOption> options_;
+  std::map<std::string, std::string> values_;
+  bool help_ = false;
 };
 
 }  // namespace strata::launch

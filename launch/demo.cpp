@@ -76,7 +76,10 @@ int demo(Words words) {
                   words,
                   {},
                   {{"--dir", "", "where to work; a new temporary directory if not given"},
-                   {"--seed", "1", "of the stories", Option::Kind::integer}});
+                   {"--seed", "1", "of the stories", CommandOption::Kind::integer}});
+  if (args.help()) {
+    return 0;
+  }
   std::filesystem::path dir = args.text("--dir");
   if (dir.empty()) {
     std::string pattern = (std::filesystem::temp_directory_path() / "strata-demo-XXXXXX").string();

@@ -45,14 +45,17 @@ Loss evaluate_stream(const ModelDir& model, const data::TokenStream& stream, std
 }  // namespace
 
 int evaluate(Words words) {
-  using Kind = Option::Kind;
+  using Kind = CommandOption::Kind;
   const Args args(
       "eval",
       words,
       {"DIR"},
-      {{"--data", "", "a text or .tok file", Kind::text, Option::Presence::required},
+      {{"--data", "", "a text or .tok file", Kind::text, CommandOption::Presence::required},
        {"--seq-len", "0", "tokens of a window; 0: what the model allows", Kind::integer},
        {"--json", "", "print one JSON object", Kind::flag}});
+  if (args.help()) {
+    return 0;
+  }
   const ModelDir model = open_model(args.positional(0));
   const std::int64_t asked = args.integer("--seq-len");
   if (asked < 0 || asked > model.config.max_T) {

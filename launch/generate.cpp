@@ -68,7 +68,7 @@ std::vector<std::int32_t> continue_ids(const ModelDir& model, const Request& req
 }  // namespace
 
 int generate(Words words) {
-  using Kind = Option::Kind;
+  using Kind = CommandOption::Kind;
   const Args args("generate",
                   words,
                   {"DIR"},
@@ -77,6 +77,9 @@ int generate(Words words) {
                    {"--temperature", "0.8", "0: the likeliest token each time", Kind::number},
                    {"--seed", "1", "of the draws", Kind::integer},
                    {"--json", "", "print one JSON object", Kind::flag}});
+  if (args.help()) {
+    return 0;
+  }
   if (args.integer("--max-tokens") < 1 || args.number("--temperature") < 0) {
     throw Error(Errc::config,
                 "generate: --max-tokens must be at least 1 and --temperature at least 0");

@@ -12,14 +12,17 @@
 namespace strata::launch {
 
 int import_model(Words words) {
-  using Kind = Option::Kind;
-  using Presence = Option::Presence;
+  using Kind = CommandOption::Kind;
+  using Presence = CommandOption::Presence;
   const Args args(
       "import",
       words,
       {"FORMAT", "FILE"},
       {{"--tokenizer", "", "the model's tokenizer file", Kind::text, Presence::required},
        {"-o", "", "directory to write", Kind::text, Presence::required}});
+  if (args.help()) {
+    return 0;
+  }
   if (args.positional(0) != "llama2c") {
     throw Error(Errc::config,
                 fmt::format("import: unknown format '{}'; known: llama2c", args.positional(0)));

@@ -99,7 +99,10 @@ int diff(Words words) {
   const Args args("inspect diff",
                   words,
                   {"A", "B"},
-                  {{"--json", "", "print one JSON object", Option::Kind::flag}});
+                  {{"--json", "", "print one JSON object", CommandOption::Kind::flag}});
+  if (args.help()) {
+    return 0;
+  }
   const auto found = difference(args.positional(0), args.positional(1));
   if (args.flag("--json")) {
     const nlohmann::json object{
@@ -116,7 +119,10 @@ int show(Words words) {
   const Args args("inspect show",
                   words,
                   {"DIR"},
-                  {{"--json", "", "print one JSON object", Option::Kind::flag}});
+                  {{"--json", "", "print one JSON object", CommandOption::Kind::flag}});
+  if (args.help()) {
+    return 0;
+  }
   const auto path = find_checkpoint(args.positional(0));
   if (path.empty()) {
     throw Error(Errc::format,
