@@ -151,6 +151,7 @@ std::string encode(const Manifest& manifest) {
   message.set_format(kFormat);
   message.set_incarnation(static_cast<std::uint32_t>(manifest.incarnation));
   message.set_step(manifest.state.step);
+  message.set_updates(manifest.state.updates);
   message.set_tokens(manifest.state.tokens);
   message.set_samples(manifest.state.samples);
   message.set_seed(manifest.state.seed);
@@ -159,6 +160,7 @@ std::string encode(const Manifest& manifest) {
                                                 manifest.state.numeric_environment.end());
   message.mutable_settings()->insert(manifest.state.settings.begin(),
                                      manifest.state.settings.end());
+  message.mutable_attached_crc32c()->insert(manifest.attached.begin(), manifest.attached.end());
   for (const FileRecord& file : manifest.files) {
     proto::FileRec& record = *message.add_files();
     record.set_name(file.name);
@@ -212,13 +214,17 @@ Manifest decode(std::string_view bytes, const std::filesystem::path& path) {
   }
   Manifest manifest;
   manifest.incarnation = static_cast<int>(message.incarnation());
-  manifest.state = {message.step(),
-                    message.tokens(),
-                    message.samples(),
-                    message.seed(),
-                    message.numeric_hash(),
-                    {message.numeric_environment().begin(), message.numeric_environment().end()},
-                    {message.settings().begin(), message.settings().end()}};
+  RunState& state = manifest.state;
+  state.step = message.step();
+  state.updates = message.updates();
+  state.tokens = message.tokens();
+  state.samples = message.samples();
+  state.seed = message.seed();
+  state.numeric_hash = message.numeric_hash();
+  state.numeric_environment = {message.numeric_environment().begin(),
+                               message.numeric_environment().end()};
+  state.settings = {message.settings().begin(), message.settings().end()};
+  manifest.attached = {message.attached_crc32c().begin(), message.attached_crc32c().end()};
   for (const proto::FileRec& file : message.files()) {
     manifest.files.push_back(
         {file.name(), file.size_bytes(), file.header_bytes(), file.header_crc32c(), file.writer()});

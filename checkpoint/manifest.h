@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,7 +42,8 @@ struct Manifest {
   RunState state;
   int incarnation = 0;
   std::vector<FileRecord> files;
-  std::vector<TensorRecord> tensors;  // by (tensor, state)
+  std::vector<TensorRecord> tensors;              // by (tensor, state)
+  std::map<std::string, std::uint32_t> attached;  // CRC-32C of RunState::files, by name
 };
 
 /// The Protobuf message and a trailer: u64 length of the message, u32 CRC-32C of the message and

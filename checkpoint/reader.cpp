@@ -55,6 +55,22 @@ void check_files(const Manifest& manifest, const fs::path& directory) {
   }
 }
 
+/// Fills RunState::files; they are small.
+void read_attached(Manifest& manifest, const fs::path& directory) {
+  for (const auto& [name, crc] : manifest.attached) {
+    const fs::path path = directory / name;
+    std::error_code unreadable;
+    if (name.find('/') != std::string::npos || !fs::exists(path, unreadable)) {
+      fail(directory, fmt::format("'{}' is missing", name));
+    }
+    std::string content = io::read_text(path);
+    if (io::crc32c(std::as_bytes(std::span(content))) != crc) {
+      fail(path, "the file does not match its checksum: it is damaged");
+    }
+    manifest.state.files[name] = std::move(content);
+  }
+}
+
 }  // namespace
 
 struct Reader::Impl {
@@ -83,6 +99,7 @@ Reader::Reader(const fs::path& directory) : impl_(std::make_unique<Impl>()) {
     fail(path, *text);
   }
   check_files(impl_->manifest, directory);
+  read_attached(impl_->manifest, directory);
   for (const TensorRecord& tensor : impl_->manifest.tensors) {
     impl_->index[{tensor.tensor, tensor.state}] = impl_->tensors.size();
     impl_->tensors.push_back(

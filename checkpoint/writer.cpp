@@ -68,6 +68,7 @@ struct Writer::Impl {
   void finish_files();
   Manifest own_part();
   Manifest gather_parts(std::span<const std::int64_t> part_bytes, const std::string& own);
+  void attach(Manifest& manifest);
   void publish(Manifest manifest);
   void retention();
   void drop_attempt() noexcept;
@@ -247,12 +248,25 @@ Manifest Writer::Impl::gather_parts(std::span<const std::int64_t> part_bytes,
   return manifest;
 }
 
+/// Small whole files beside the data: what makes the checkpoint usable alone.
+void Writer::Impl::attach(Manifest& manifest) {
+  for (const auto& [name, content] : attempt->state.files) {
+    const fs::path path = attempt->stage / name;
+    const auto bytes = std::as_bytes(std::span(content));
+    const io::Fd fd = io::open_file(path, io::Open::create_new);
+    io::write_all(fd, path, 0, bytes);
+    io::sync_file(fd, path);
+    manifest.attached[name] = io::crc32c(bytes);
+  }
+}
+
 void Writer::Impl::publish(Manifest manifest) {
   manifest.state = attempt->state;
   manifest.incarnation = attempt->name.incarnation;
   if (const std::optional<std::string> text = defect(manifest)) {
     throw Error(Errc::internal, "checkpoint: what the ranks wrote is not a whole: " + *text);
   }
+  attach(manifest);
   OpenFile file{attempt->stage / kManifestName, {}};
   file.fd = io::open_file(file.path, io::Open::create_new);
   attempt->files.push_back(std::move(file));

@@ -28,6 +28,7 @@ using StateDict = std::vector<StateEntry>;
 /// What a checkpoint says of a run besides tensors.
 struct RunState {
   std::int64_t step = 0;
+  std::int64_t updates = 0;  // steps that were not skipped
   std::int64_t tokens = 0;   // seen so far
   std::int64_t samples = 0;  // data cursor: index of the next sample
   std::uint64_t seed = 0;
