@@ -122,6 +122,9 @@ void forward_effects(Table& t, const Instruction& i) {
   if (!last) {
     t.e.creates.push_back({boundary, i.block + 1, i.micro_batch});
   }
+  if (last && t.program.kind == ProgramKind::inference) {
+    t.e.writes.push_back({boundary, t.program.blocks, i.micro_batch});
+  }
   if (i.block > 0 && (last || !train)) {
     t.e.ends.push_back({boundary, i.block, i.micro_batch});
   }

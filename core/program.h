@@ -77,7 +77,8 @@ struct Borrow {
   friend bool operator==(const Borrow&, const Borrow&) = default;
 };
 
-enum class ProgramKind : std::uint8_t { train, evaluate, snapshot };
+/// inference leaves the logits of its micro-batch in the resident pack {boundary, blocks, 0}.
+enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot };
 
 /// The order of one rank, as data. Static: written before the run, never changed by it.
 struct Program {

@@ -21,9 +21,14 @@ class ProgramWriter {
     program_.borrows = shape.borrows;
     for (int b = 0; b < shape.blocks; ++b) {
       program_.residents.push_back({PackClass::weights, b});
-      program_.residents.push_back({PackClass::state, b});
+      if (kind != ProgramKind::inference) {
+        program_.residents.push_back({PackClass::state, b});
+      }
     }
     program_.residents.push_back({PackClass::workspace});
+    if (kind == ProgramKind::inference) {
+      program_.residents.push_back({PackClass::boundary, shape.blocks, 0});
+    }
     add({.op = Op::begin});
   }
 
@@ -139,6 +144,14 @@ Program make_evaluation(const StepShape& shape) {
     for (int b = 0; b <= w.last(); ++b) {
       w.forward(b, mb);
     }
+  }
+  return w.finish();
+}
+
+Program make_inference(const StepShape& shape) {
+  ProgramWriter w(shape, ProgramKind::inference);
+  for (int b = 0; b <= w.last(); ++b) {
+    w.forward(b, 0);
   }
   return w.finish();
 }

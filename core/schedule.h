@@ -33,6 +33,8 @@ struct StepShape {
 Program make_step(const StepShape& shape, Order order, UpdateMode mode);
 /// Forward only: the loss of every micro-batch.
 Program make_evaluation(const StepShape& shape);
+/// Forward of one micro-batch up to the logits; weights are all it needs in place.
+Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 

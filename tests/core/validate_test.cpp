@@ -43,6 +43,7 @@ TEST(Validate, AcceptsEveryScheduleAtAnyWorldSize) {
     }
   }
   EXPECT_EQ(diagnosis(make_snapshot(tied_shape())), "");
+  EXPECT_EQ(diagnosis(make_inference({.blocks = 3, .micro_batches = 1, .borrows = {{2, 0}}})), "");
 }
 
 struct Broken {
