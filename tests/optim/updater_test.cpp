@@ -203,7 +203,7 @@ TEST(Updater, NormFindsNonFiniteGradientsAndTakesTheLargestFinite) {
   EXPECT_FALSE(rig.scalars.non_finite);
 }
 
-/// Two phases: the mean gradient of the tensor, then the spread about it; w <- w - spread. Counts
+/// Two phases: the sum of the gradient, then the spread about it; w <- sum of both. Counts
 /// its calls of stats in the state. Frozen in odd steps when asked to be.
 class Spread final : public Optimizer {
  public:
@@ -242,7 +242,7 @@ class Spread final : public Optimizer {
               Stream&) override {
     ASSERT_EQ(totals.size(), 2u);
     for (std::int64_t i = 0; i < weight.numel(); ++i) {
-      weight.f32().store(i, static_cast<float>(totals[1]));
+      weight.f32().store(i, static_cast<float>(totals[0] + totals[1]));
     }
   }
 
@@ -295,7 +295,7 @@ TEST(Updater, StatsAreFoldedOverShardsAndRanksAndReachTheUpdate) {
   whole.collect(want);
   ranks[0].collect(got);
   ranks[1].collect(got);
-  const std::vector<float> expected(5, static_cast<float>(spread));
+  const std::vector<float> expected(5, static_cast<float>(sum + spread));
   EXPECT_EQ((want[{"b", "weight"}]), expected);
   EXPECT_EQ((got[{"b", "weight"}]), expected);
   EXPECT_EQ((got[{"w", "weight"}]), (want[{"w", "weight"}]));
@@ -340,7 +340,7 @@ TEST(Updater, RefusesAWorkspaceThatIsTooSmall) {
   }
 }
 
-/// AdamW that may be cut between rows only.
+/// A method that may be cut between rows only.
 class ByRow final : public Optimizer {
  public:
   StateLayout state_layout(const ParamInfo&) const override { return {}; }
