@@ -13,18 +13,16 @@ namespace strata {
 
 namespace {
 
-/// The kernels index by these without a check.
-void check_documents(const Tensor& documents, std::int64_t T) {
+/// A document starts at or before each of its positions.
+void check_documents(const Tensor& documents, std::int64_t B, std::int64_t T) {
+  check_indices(documents, {"attention", "document start", B, T, 0, T, Errc::internal});
   const std::int32_t* const start = documents.data<std::int32_t>();
   for (std::int64_t i = 0; i < documents.numel(); ++i) {
-    if (start[i] < 0 || start[i] > i % T) {
+    if (start[i] > i % T) {
       throw Error(
           Errc::internal,
-          fmt::format("attention: document start in [0, {}] needed, got {} at place {} of {}",
-                      i % T,
-                      start[i],
-                      i,
-                      to_string(documents.shape())));
+          fmt::format(
+              "attention: a document start at or before place {} needed, got {}", i % T, start[i]));
     }
   }
 }
@@ -67,7 +65,7 @@ Value attention(Graph& graph, Value q, Value k, Value v, std::int64_t H, std::in
                static_cast<double>(dims.T + 1);
   node.forward = [dims](const ForwardArgs& a) {
     const Tensor& documents = a.run.batch->documents;
-    check_documents(documents, dims.T);
+    check_documents(documents, dims.B, dims.T);
     if (a.in[0].on(DeviceKind::cpu)) {
       return cpu::attention_forward(
           a.out[0], a.out[1], a.in[0], a.in[1], a.in[2], documents, dims, a.scratch);

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "core/error.h"
-
 namespace strata {
 
 namespace {
@@ -58,6 +56,34 @@ void check_activation(const Graph& graph, std::string_view op, Value v) {
 
 void check_param(const Graph& graph, std::string_view op, Value v) {
   check_kind(graph, op, v, true);
+}
+
+void check_indices(const Tensor& indices, const IndexRange& range) {
+  if (!indices || indices.shape() != Shape{range.B, range.T}) {
+    throw Error(Errc::internal,
+                fmt::format("{}: {}s of shape ({}, {}) needed, got {}",
+                            range.op,
+                            range.what,
+                            range.B,
+                            range.T,
+                            to_string(indices.shape())));
+  }
+  const std::int32_t* const index = indices.data<std::int32_t>();
+  for (std::int64_t i = 0; i < indices.numel(); ++i) {
+    if (index[i] < range.low || index[i] >= range.limit) {
+      throw Error(
+          range.code,
+          fmt::format(
+              "{}: {} below {} needed, got {} in row {}, place {}{}",
+              range.op,
+              range.what,
+              range.limit,
+              index[i],
+              i / range.T,
+              i % range.T,
+              range.code == Errc::data ? "; was the text made with this model's tokenizer?" : ""));
+    }
+  }
 }
 
 void no_kernel(std::string_view op, Device device) {

@@ -3,6 +3,7 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "core/error.h"
 #include "core/graph.h"
 
 namespace strata {
@@ -20,6 +21,15 @@ void check_shapes(const Graph& graph,
 void check_activation(const Graph& graph, std::string_view op, Value v);
 /// A parameter: kernels give it an f32 gradient.
 void check_param(const Graph& graph, std::string_view op, Value v);
+
+/// Indices that come with a micro-batch: kernels use them without a look. Throws internal when
+/// their shape is not (B, T), `code` when one lies outside [low, limit).
+struct IndexRange {
+  std::string_view op, what;
+  std::int64_t B, T, low, limit;
+  Errc code;
+};
+void check_indices(const Tensor& indices, const IndexRange& range);
 
 /// No kernel for this device: throws config.
 [[noreturn]] void no_kernel(std::string_view op, Device device);

@@ -8,27 +8,6 @@
 
 namespace strata {
 
-namespace {
-
-/// The kernels index without a check: every index is looked at here, before anything is written.
-void check_indices(const Tensor& indices, std::int64_t rows, Errc code, std::string_view what) {
-  const std::int32_t* const index = indices.data<std::int32_t>();
-  for (std::int64_t i = 0; i < indices.numel(); ++i) {
-    if (index[i] < 0 || index[i] >= rows) {
-      throw Error(code,
-                  fmt::format("embedding: {} in [0, {}) needed, got {} at place {} of {}; does the "
-                              "text belong to this model's tokenizer?",
-                              what,
-                              rows,
-                              index[i],
-                              i,
-                              to_string(indices.shape())));
-    }
-  }
-}
-
-}  // namespace
-
 Value embedding(Graph& graph, Value table, Value positions_table) {
   check_param(graph, "embedding", table);
   check_shapes(graph, "embedding", graph.shape(table).rank() == 2, "table (V, C)", {table});
@@ -51,12 +30,15 @@ Value embedding(Graph& graph, Value table, Value positions_table) {
   const Value y = graph.add_result(graph.dtype(), {graph.B(), graph.T(), C});
   node.out = {y};
   node.flops = positions_table ? static_cast<double>(graph.shape(y).numel()) : 0.0;
-  node.forward = [V, places](const ForwardArgs& a) {
+  const IndexRange tokens{"embedding", "token", graph.B(), graph.T(), 0, V, Errc::data};
+  const IndexRange positions{
+      "embedding", "position", graph.B(), graph.T(), 0, places, Errc::internal};
+  node.forward = [tokens, positions](const ForwardArgs& a) {
     const MicroBatch& batch = *a.run.batch;
-    check_indices(batch.tokens, V, Errc::data, "token");
+    check_indices(batch.tokens, tokens);
     const Tensor positions_rows = a.in.size() > 1 ? a.in[1] : Tensor();
     if (positions_rows) {
-      check_indices(batch.positions, places, Errc::data, "position");
+      check_indices(batch.positions, positions);
     }
     if (a.out[0].on(DeviceKind::cpu)) {
       return cpu::embedding_forward(

@@ -54,21 +54,6 @@ struct Head {
   }
 };
 
-void check_targets(const Tensor& targets, std::int64_t V) {
-  const std::int32_t* const target = targets.data<std::int32_t>();
-  for (std::int64_t i = 0; i < targets.numel(); ++i) {
-    if (target[i] != kMasked && (target[i] < 0 || target[i] >= V)) {
-      throw Error(Errc::data,
-                  fmt::format("loss: target in [0, {}) needed, got {} at place {} of {}; does the "
-                              "text belong to this model's tokenizer?",
-                              V,
-                              target[i],
-                              i,
-                              to_string(targets.shape())));
-    }
-  }
-}
-
 double sum_in_order(const double* nats, std::int64_t rows) {
   double sum = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -174,18 +159,19 @@ void linear_cross_entropy(Graph& graph, Value x, Value weight) {
   node.forward_scratch_bytes = head.forward_scratch_bytes();
   node.backward_scratch_bytes = head.backward_scratch_bytes();
   node.flops = product_flops(head);
-  node.forward = [head](const ForwardArgs& a) {
+  const IndexRange targets{"loss", "target", graph.B(), graph.T(), kMasked, head.V, Errc::data};
+  node.forward = [head, targets](const ForwardArgs& a) {
     if (!a.in[0].on(DeviceKind::cpu)) {
       no_kernel("linear_cross_entropy", a.in[0].device());
     }
-    check_targets(a.run.batch->targets, head.V);
+    check_indices(a.run.batch->targets, targets);
     evaluate(head, a);
   };
-  node.backward = [head](const BackwardArgs& a) {
+  node.backward = [head, targets](const BackwardArgs& a) {
     if (!a.in[0].on(DeviceKind::cpu)) {
       no_kernel("linear_cross_entropy", a.in[0].device());
     }
-    check_targets(a.run.batch->targets, head.V);
+    check_indices(a.run.batch->targets, targets);
     for (std::int64_t begin = 0; begin < head.M; begin += kLossChunkRows) {
       train_chunk(head, a, begin, std::min(begin + kLossChunkRows, head.M));
     }

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "core/cpu/rope.h"
-#include "core/error.h"
 #include "core/ops/checks.h"
 
 namespace strata {
@@ -30,20 +29,6 @@ Table make_table(std::int64_t places, std::int64_t D, double theta) {
   return std::make_shared<const std::vector<float>>(std::move(values));
 }
 
-void check_positions(const Tensor& positions, std::int64_t places) {
-  const std::int32_t* const position = positions.data<std::int32_t>();
-  for (std::int64_t i = 0; i < positions.numel(); ++i) {
-    if (position[i] < 0 || position[i] >= places) {
-      throw Error(Errc::internal,
-                  fmt::format("rope: position in [0, {}) needed, got {} at place {} of {}",
-                              places,
-                              position[i],
-                              i,
-                              to_string(positions.shape())));
-    }
-  }
-}
-
 }  // namespace
 
 Value rope(Graph& graph, Value x, std::int64_t D, double theta, RopeStyle style) {
@@ -63,9 +48,10 @@ Value rope(Graph& graph, Value x, std::int64_t D, double theta, RopeStyle style)
   node.out = {y};
   node.flops = 3.0 * static_cast<double>(shape.numel());
   const Table values = make_table(graph.T(), D, theta);
-  node.forward = [values, D, style, places = graph.T()](const ForwardArgs& a) {
+  const IndexRange range{"rope", "position", graph.B(), graph.T(), 0, graph.T(), Errc::internal};
+  node.forward = [values, D, style, range](const ForwardArgs& a) {
     const Tensor& positions = a.run.batch->positions;
-    check_positions(positions, places);
+    check_indices(positions, range);
     if (a.in[0].on(DeviceKind::cpu)) {
       return cpu::rope_forward(a.out[0], a.in[0], positions, {values->data(), D, style});
     }

@@ -33,11 +33,13 @@ struct OpOutcome {
   double evaluated_loss = 0;
 };
 
-/// How a run is bound; empty values mean random ones made from the shapes alone.
+/// Variations of a run.
 struct OpRun {
   DType dtype = DType::f32;
   Accumulate mode = Accumulate::overwrite;
-  int without_sink = -1;        // this operand's gradient is wanted by nobody
+  int without_sink = -1;  // this operand's gradient is wanted by nobody
+  int poisoned_in = -1;   // this operand, or this result, is NaN by the time of backward
+  int poisoned_out = -1;
   bool round_operands = false;  // to bf16, so that two dtypes see the same numbers
 };
 
@@ -46,7 +48,8 @@ struct OpRun {
 OpOutcome run_op(const OpCase& op, const OpRun& run = {});
 
 /// Checks forward and every gradient against the float64 reference, both accumulation modes, empty
-/// sinks, equal bits on 1, 2, 3 threads and every instruction set, and bf16 against f32.
+/// sinks, that backward reads what the node keeps and nothing else, equal bits on 1, 2, 3 threads
+/// and on every instruction set, and bf16 against f32.
 void expect_op_matches_reference(const OpCase& op);
 
 }  // namespace strata::tests

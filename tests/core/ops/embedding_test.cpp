@@ -47,7 +47,7 @@ TEST(Embedding, RefusesATokenOutsideTheVocabulary) {
     op.batch.tokens.data<std::int32_t>()[4] = token;
     std::string message;
     EXPECT_EQ(code_of(op, message), Errc::data);
-    EXPECT_NE(message.find("token in [0, 11) needed, got " + std::to_string(token)),
+    EXPECT_NE(message.find("token below 11 needed, got " + std::to_string(token)),
               std::string::npos)
         << message;
   }
@@ -57,8 +57,15 @@ TEST(Embedding, RefusesAPositionOutsideItsTable) {
   OpCase op = embedding_case(2, 3, 4, true);
   op.batch.positions.data<std::int32_t>()[0] = 5;
   std::string message;
-  EXPECT_EQ(code_of(op, message), Errc::data);
-  EXPECT_NE(message.find("position in [0, 5) needed, got 5"), std::string::npos) << message;
+  EXPECT_EQ(code_of(op, message), Errc::internal);
+  EXPECT_NE(message.find("position below 5 needed, got 5"), std::string::npos) << message;
+}
+
+TEST(Embedding, RefusesAMicroBatchOfAnotherShape) {
+  OpCase op = embedding_case(2, 3, 4, false);
+  op.batch = make_batch(2, 4, V);
+  std::string message;
+  EXPECT_EQ(code_of(op, message), Errc::internal);
 }
 
 TEST(Embedding, RefusesTooFewPositions) {
