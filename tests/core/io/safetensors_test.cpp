@@ -7,7 +7,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -85,8 +84,8 @@ TEST_F(Safetensors, AcceptsWhatTheFormatAllows) {
   write("{}", 0);
   EXPECT_TRUE(SafetensorsReader(path_).entries().empty());
   // Listed by offset, not by name or place in the text; padded header; a dtype we cannot hold.
-  write("{" + tensor("b", "F16", "1", "4,6") + "," + tensor("a", "XX9", "2", "0,4") + "," +
-            tensor("c", "F4", "4", "6,8") + "}   ",
+  write(std::string("{") + tensor("b", "F16", "1", "4,6") + "," + tensor("a", "XX9", "2", "0,4") +
+            "," + tensor("c", "F4", "4", "6,8") + "}   ",
         8);
   const SafetensorsReader reader(path_);
   EXPECT_EQ(reader.entries()[0].name, "a");
@@ -125,9 +124,10 @@ TEST_F(Safetensors, RefusesHeadersThatAreNotHeaders) {
 }
 
 TEST_F(Safetensors, RefusesWrongTypesAndNames) {
-  expect_bad("{" + tensor("a", "U8", "1", "0,1") + "," + tensor("a", "U8", "1", "1,2") + "}",
-             2,
-             {"'a'", "appears twice"});
+  expect_bad(
+      std::string("{") + tensor("a", "U8", "1", "0,1") + "," + tensor("a", "U8", "1", "1,2") + "}",
+      2,
+      {"'a'", "appears twice"});
   expect_bad(R"({"__metadata__":{"k":"1","k":"2"}})", 0, {"'k'", "appears twice"});
   expect_bad(R"({"__metadata__":{"k":1}})", 0, {"'k'", "only strings"});
   expect_bad(R"({"__metadata__":{"k":{}}})", 0, {"only strings"});
@@ -138,13 +138,13 @@ TEST_F(Safetensors, RefusesWrongTypesAndNames) {
   expect_bad(R"({"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1, {"twice"});
   expect_bad(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":true}})", 1, {"'x'"});
   expect_bad(R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", 1, {"a number"});
-  expect_bad(tensor("a", "U8", "1", "0,1").insert(0, "{") + ",\"b\":true}", 1, {"'b'", "boolean"});
+  expect_bad(std::string("{") + tensor("a", "U8", "1", "0,1") + ",\"b\":true}", 1, {"'b'", "boolean"});
 }
 
 TEST_F(Safetensors, RefusesNumbersThatAreNoSizes) {
   const auto bad =
       [&](const std::string& shape, const std::string& offsets, std::string_view word) {
-        expect_bad("{" + tensor("a", "F32", shape, offsets) + "}", 4, {"'a'", word});
+        expect_bad(std::string("{") + tensor("a", "F32", shape, offsets) + "}", 4, {"'a'", word});
       };
   bad("1.0", "0,4", "non-integer 1.0");
   bad("1e0", "0,4", "non-integer");
@@ -163,7 +163,7 @@ TEST_F(Safetensors, RefusesNumbersThatAreNoSizes) {
 
 TEST_F(Safetensors, RefusesDataThatIsNotCoveredOnce) {
   const auto two = [](const std::string& a, const std::string& b, const char* size) {
-    return "{" + tensor("a", "U8", "4", a) + "," + tensor("b", "U8", size, b) + "}";
+    return std::string("{") + tensor("a", "U8", "4", a) + "," + tensor("b", "U8", size, b) + "}";
   };
   expect_bad(two("0,4", "3,7", "4"), 7, {"'b'", "overlapping"});
   expect_bad(two("0,4", "0,4", "4"), 4, {"overlapping"});
