@@ -1,13 +1,17 @@
 #pragma once
+#include <algorithm>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "core/bf16.h"
+#include "core/error.h"
 #include "models/hf.h"
 #include "models/model.h"
 
 namespace strata::models {
+
+using Blocks = std::vector<std::unique_ptr<Block>>;
 
 /// Small enough for finite differences of every parameter.
 inline ModelConfig tiny_config(Family family, bool tied) {
