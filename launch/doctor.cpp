@@ -27,7 +27,7 @@ int doctor(Words words) {
   const std::string engine(io::make_queue()->engine());
   if (args.flag("--json")) {
     const nlohmann::json object{{"threads", thread_count()},
-                                {"cores_online", online},
+                                {"cores_online", static_cast<std::int64_t>(online)},
                                 {"isa", cpu::to_string(cpu::isa_level())},
                                 {"matmul", matmul_library()},
                                 {"memory_free_bytes", memory.free_bytes},
