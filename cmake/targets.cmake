@@ -3,7 +3,8 @@ add_library(strata_settings INTERFACE)
 target_include_directories(strata_settings INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(strata_settings INTERFACE
   -O3 -ffp-contract=off -fno-math-errno -fopenmp-simd
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+  -Wno-restrict)  # g++ 12 warns of its own std::string (GCC bug 105651)
 if(STRATA_SANITIZE)
   target_compile_options(strata_settings INTERFACE -fsanitize=${STRATA_SANITIZE} -fno-omit-frame-pointer -g -O1)
   target_link_options(strata_settings INTERFACE -fsanitize=${STRATA_SANITIZE})

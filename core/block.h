@@ -15,6 +15,7 @@ namespace strata {
 struct BorrowedParam {
   int block = 0;
   int param = 0;
+  Shape shape;  // of the parameter
 };
 struct BlockSpec {
   std::string name;               // "h.3"
@@ -80,20 +81,32 @@ class BlockProgram {
     Region region = Region::none;
     std::int64_t offset = 0;
   };
+  bool kept(Value v) const;
   void place_forward();
   void place_backward();
-  Tensor bind(Value v, const Place& place, const Bytes& bytes) const;
-  void run_nodes_backward(const Bytes& bytes, const RunContext& run) const;
+  Tensor bind(Value v,
+              const Place& place,
+              const Bytes& bytes,
+              std::span<std::byte> input,
+              std::span<std::byte> output) const;
+  void bind_values(const Bytes& bytes) const;
+  GradSink sink(Value v, std::size_t node, const Bytes& bytes) const;
+  void run_node_backward(std::size_t node, const Bytes& bytes, const RunContext& run) const;
 
   Graph graph_;
   Use use_;
   Value input_, output_;
   bool ends_in_loss_ = false;
   std::vector<Place> value_place_;  // forward and, for kept values, backward
-  std::vector<Place> grad_place_;   // workspace of backward, or boundary gradients
+  std::vector<Place> grad_place_;
+  std::vector<int> first_grad_node_;  // by value: node whose backward contributes first
   std::vector<std::int64_t> forward_scratch_, backward_scratch_;  // workspace offsets by node
   std::int64_t saved_bytes_ = 0, workspace_bytes_ = 0, output_bytes_ = 0;
   double flops_ = 0;
+  // Views of the run under way; members so that a step allocates nothing. Compute thread only.
+  mutable std::vector<Tensor> values_;
+  mutable std::vector<Tensor> in_, out_, grad_out_;
+  mutable std::vector<GradSink> grad_in_;
 };
 
 }  // namespace strata

@@ -24,6 +24,9 @@ struct StepScalars {
   StepInputs inputs;
   std::vector<double> loss_sums;              // by this rank's micro-batches, nats, not divided
   std::vector<std::vector<double>> partials;  // by block: sums of squares of 4096-element chunks
+  // Of the update under way: one slot per shard in global order, filled by its owner, zero
+  // elsewhere, so that the sum over ranks is exact and the fold over slots has one order.
+  std::vector<double> stats;
   bool non_finite = false;
   bool stop_requested = false;  // in: this rank's wish; out of decide: everyone's
   // Written by decide, equal on all ranks.
@@ -61,7 +64,7 @@ class BlockRunner {
                         StepScalars& scalars) = 0;
 };
 
-/// gather, reduce, decide, publish, send, recv. Implemented by parallel.
+/// gather, reduce, decide, the fold of stats, publish, send, recv. Implemented by parallel.
 class Collectives {
  public:
   virtual ~Collectives() = default;
@@ -69,6 +72,8 @@ class Collectives {
   virtual void reduce(const Instruction& instruction, const Held& packs) = 0;
   /// Folds losses, norm partials, non-finite and stop flags of all ranks; sets the outcome.
   virtual void decide(StepScalars& scalars) = 0;
+  /// scalars.stats of all ranks, added slot by slot.
+  virtual void fold_stats(StepScalars& scalars) = 0;
   virtual void publish(const Instruction& instruction, const Held& packs) = 0;
   virtual void send(const Instruction& instruction, const Held& packs) = 0;
   virtual void recv(const Instruction& instruction, const Held& packs) = 0;
@@ -80,6 +85,7 @@ class Updater {
  public:
   virtual ~Updater() = default;
   virtual void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
+  virtual void stats(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
   virtual void update(const Instruction& instruction, const Held& packs, StepScalars& scalars) = 0;
 };
 

@@ -24,13 +24,16 @@ struct MatmulShape {
   DType out = DType::f32;  // of C: f32, or bf16 when A and B are; products are summed in f32
 };
 
-/// Scratch that matmul() needs for this shape, in bytes.
+/// A caller may cut the rows of A and C at multiples of this without changing a bit.
+inline constexpr std::int64_t kMatmulRowCut = 256;
+
+/// Scratch that matmul() needs for this shape and the present thread_count(), in bytes.
 std::int64_t matmul_scratch_bytes(const MatmulShape& shape);
 
 /// C = A * B or C += A * B. C, A, B: contiguous, batch * m * n etc. elements.
-/// Primitives are made once per shape and kept. The bits depend on the shape alone: not on threads,
-/// on where a caller cut the rows, or on what ran before. Throws internal on size or dtype
-/// mismatch.
+/// Primitives are made once per shape and kept. The bits depend on the shape and the machine's
+/// instructions alone: not on threads, on row cuts at multiples of kMatmulRowCut, or on what ran
+/// before. Throws internal on size or dtype mismatch.
 void matmul(const Tensor& C,
             const Tensor& A,
             const Tensor& B,

@@ -99,8 +99,23 @@ namespace {
 
 struct Placed {
   std::int64_t from, to;  // bytes
-  std::int64_t begin, end;
+  const Lifetime* lifetime;
 };
+
+bool together(const Lifetime& a, const Lifetime& b) {
+  for (const Interval& x : a.live) {
+    for (const Interval& y : b.live) {
+      if (x.begin < y.end && y.begin < x.end) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+std::int64_t first_event(const Lifetime& lifetime) {
+  return lifetime.live.empty() ? 0 : lifetime.live.front().begin;
+}
 
 /// The lowest gap of `size` bytes among buffers that are alive at the same time; `placed` is sorted
 /// by address.
@@ -109,8 +124,7 @@ std::int64_t first_fit(const std::vector<Placed>& placed,
                        std::int64_t size) {
   std::int64_t at = 0;
   for (const Placed& other : placed) {
-    const bool together = lifetime.begin < other.end && other.begin < lifetime.end;
-    if (!together) {
+    if (!together(lifetime, *other.lifetime)) {
       continue;
     }
     if (other.from - at >= size) {
@@ -130,19 +144,19 @@ Offsets assign_offsets(std::span<const Lifetime> lifetimes, std::int64_t alignme
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return lifetimes[a].size_bytes != lifetimes[b].size_bytes
                ? lifetimes[a].size_bytes > lifetimes[b].size_bytes
-               : lifetimes[a].begin < lifetimes[b].begin;
+               : first_event(lifetimes[a]) < first_event(lifetimes[b]);
   });
   Offsets offsets;
   offsets.at.resize(lifetimes.size());
   std::vector<Placed> placed;
   for (const std::size_t i : order) {
     const Lifetime& lifetime = lifetimes[i];
-    STRATA_ASSERT(lifetime.size_bytes >= 0 && lifetime.begin <= lifetime.end);
+    STRATA_ASSERT(lifetime.size_bytes >= 0);
     const std::int64_t size = (lifetime.size_bytes + alignment - 1) / alignment * alignment;
     const std::int64_t at = first_fit(placed, lifetime, size);
     offsets.at[i] = at;
     offsets.total_bytes = std::max(offsets.total_bytes, at + size);
-    const Placed mine{at, at + size, lifetime.begin, lifetime.end};
+    const Placed mine{at, at + size, &lifetime};
     placed.insert(
         std::upper_bound(placed.begin(),
                          placed.end(),

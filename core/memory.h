@@ -74,10 +74,14 @@ class Arena {
   Handle<MappingTraits> mapping_;
 };
 
-/// A buffer of bytes that lives over the half-open interval [begin, end) of some order of events.
+/// Half-open interval of some order of events.
+struct Interval {
+  std::int64_t begin = 0, end = 0;
+};
+/// A buffer and when its bytes matter; it keeps one address through all of its intervals.
 struct Lifetime {
   std::int64_t size_bytes = 0;
-  std::int64_t begin = 0, end = 0;
+  std::vector<Interval> live;
 };
 struct Offsets {
   std::vector<std::int64_t> at;  // one per lifetime, multiples of the alignment

@@ -26,6 +26,7 @@ enum class Op : std::uint8_t {
   reduce,     // gradients of a block: borrowed parts added, then summed over ranks
   norm,       // partial sums of squares of a block's reduced gradients, non-finite test
   decide,     // all ranks, one reduction: norm, clip coefficient, skip, loss, stop request
+  stats,      // sums over whole tensors that a block's update needs first, folded over ranks
   update,     // weights and state of a block; before `decide` it writes the next generation
   commit,     // the next generation of a block becomes the current one
   discard,    // or is thrown away
@@ -66,6 +67,7 @@ struct Instruction {
   Tier tier = {};      // destination of fetch, save, restore
   int needed_by = -1;  // fetch, restore: index of the first instruction that uses it
   int peer = -1;       // send, recv
+  int phase = 0;       // stats: which; update: how many came before
   PackKey key() const { return {cls, block, micro_batch}; }
 };
 
@@ -75,7 +77,8 @@ struct Borrow {
   friend bool operator==(const Borrow&, const Borrow&) = default;
 };
 
-enum class ProgramKind : std::uint8_t { train, evaluate, snapshot };
+/// inference leaves the logits of its micro-batch in the resident pack {boundary, blocks, 0}.
+enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot };
 
 /// The order of one rank, as data. Static: written before the run, never changed by it.
 struct Program {

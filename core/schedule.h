@@ -24,14 +24,17 @@ struct StepShape {
   int blocks = 0;
   int micro_batches = 0;  // G, of all ranks together
   int rank = 0, world = 1;
-  std::vector<Borrow> borrows;
-  std::vector<int> recomputed;  // blocks whose saved activations are dropped and recomputed
+  std::vector<Borrow> borrows = {};
+  int stat_phases = 0;               // reductions that each update needs first (Optimizer::needs)
+  std::vector<int> recomputed = {};  // blocks whose saved activations are dropped and recomputed
 };
 
 /// Pure functions from shape to order; places and transfers are added by offload/planner.
 Program make_step(const StepShape& shape, Order order, UpdateMode mode);
 /// Forward only: the loss of every micro-batch.
 Program make_evaluation(const StepShape& shape);
+/// Forward of one micro-batch up to the logits; weights are all it needs in place.
+Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 

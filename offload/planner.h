@@ -31,4 +31,7 @@ Plan make_plan(std::span<const Program> programs, const PackSizes& sizes);
 /// Throws infeasible naming the tier, what it needs, what the budget is and what to change.
 void require_fit(const Plan& plan, const Budgets& budgets);
 
+/// "512.0 MiB", "1.25 GiB".
+std::string bytes_text(std::int64_t bytes);
+
 }  // namespace strata::offload

@@ -7,26 +7,10 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "core/parallel_for.h"
-#include "core/philox.h"
+#include "tests/support/matmul_shapes.h"
 
 namespace strata {
 namespace {
-
-/// Uniform in [-1, 1).
-Tensor random_matrix(DType dtype, std::int64_t numel, std::uint64_t seed) {
-  Tensor t = Tensor::zeros(dtype, {numel});
-  const RandomKey key{.seed = seed};
-  for (std::int64_t i = 0; i < numel; ++i) {
-    const float x = 2.f * uniform(key.words(static_cast<std::uint64_t>(i))[0]) - 1.f;
-    if (dtype == DType::f32) {
-      t.data<float>()[i] = x;
-    } else {
-      t.data<bf16>()[i] = to_bf16(x);
-    }
-  }
-  return t;
-}
 
 double value(const Tensor& t, std::int64_t i) {
   return t.dtype() == DType::f32 ? t.data<float>()[i] : to_float(t.data<bf16>()[i]);
@@ -44,10 +28,10 @@ void check(const Case& c) {
                (s.form == MatmulForm::ab ? " ab " : " abt ") + std::string(to_string(s.in)) +
                " to " + std::string(to_string(s.out)) +
                (c.mode == Accumulate::add ? " add" : " overwrite"));
-  const Tensor A = random_matrix(s.in, s.batch * s.m * s.k, 1);
-  const Tensor B = random_matrix(s.in, s.batch * s.k * s.n, 2);
-  const Tensor C = random_matrix(s.out, s.batch * s.m * s.n, 3);
-  const Tensor before = random_matrix(s.out, s.batch * s.m * s.n, 3);
+  const Tensor A = tests::random_values(s.in, s.batch * s.m * s.k, 1);
+  const Tensor B = tests::random_values(s.in, s.batch * s.k * s.n, 2);
+  const Tensor C = tests::random_values(s.out, s.batch * s.m * s.n, 3);
+  const Tensor before = tests::random_values(s.out, s.batch * s.m * s.n, 3);
   std::vector<std::byte> scratch(static_cast<std::size_t>(matmul_scratch_bytes(s)));
   matmul(C, A, B, s, c.mode, scratch, compute_stream());
   const double ulp = s.out == DType::f32 ? 0x1p-23 : 0x1p-8;
@@ -79,17 +63,45 @@ TEST(Matmul, AgreesWithFloat64OnOddSizes) {
                           Size{33, 65, 129, 1},
                           Size{64, 31, 1000, 1},
                           Size{100, 1, 77, 1},
+                          Size{300, 520, 20, 1},  // more than one tile where tiles are cut
                           Size{17, 40, 24, 6}}) {
     for (const MatmulForm form : {MatmulForm::ab, MatmulForm::abt}) {
-      for (const DType in : {DType::f32, DType::bf16}) {
-        for (const DType out : {DType::f32, DType::bf16}) {
-          for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
-            if (in == DType::f32 && out == DType::bf16) {
-              continue;  // no step needs it
-            }
-            check({{size.m, size.n, size.k, size.batch, form, in, out}, mode});
-          }
+      for (const tests::ProductTypes types : tests::kProductTypes) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          check({{size.m, size.n, size.k, size.batch, form, types.in, types.out}, mode});
         }
+      }
+    }
+  }
+}
+
+TEST(Matmul, RefusesOperandsThatDoNotFit) {
+  const Tensor six = Tensor::zeros(DType::f32, {6}), four = Tensor::zeros(DType::f32, {2, 2});
+  const MatmulShape s{.m = 2, .n = 2, .k = 3};
+  std::vector<std::byte> scratch(static_cast<std::size_t>(matmul_scratch_bytes(s)));
+  const auto run = [&](const Tensor& C, const Tensor& A, const Tensor& B) {
+    matmul(C, A, B, s, Accumulate::overwrite, scratch, compute_stream());
+  };
+  EXPECT_NO_THROW(run(four, six, six));
+  EXPECT_THROW(run(six, six, six), Error);
+  EXPECT_THROW(run(four, four, six), Error);
+  EXPECT_THROW(run(four, six, Tensor::zeros(DType::bf16, {6})), Error);
+  EXPECT_THROW(matmul_scratch_bytes({.m = 1, .n = 1, .k = 1, .out = DType::bf16}), Error);
+}
+
+TEST(Transpose, MovesEveryElementOnce) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const auto& [r, c] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                               {1, 100},
+                               {100, 1},
+                               {63, 65},
+                               {64, 128},
+                               {257, 131}}) {
+      const Tensor from = tests::random_values(dtype, r * c, 5).reshape({r, c});
+      const Tensor to = Tensor::zeros(dtype, {c, r});
+      transpose(to, from, r, c, compute_stream());
+      for (std::int64_t i = 0; i < r * c; ++i) {
+        ASSERT_EQ(value(to, i % c * r + i / c), value(from, i)) << r << " x " << c << " at " << i;
       }
     }
   }

@@ -1,0 +1,289 @@
+#include "core/block.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/memory.h"
+
+namespace strata {
+namespace {
+
+constexpr std::int64_t kAlign = 64;
+
+std::int64_t value_bytes(const ValueInfo& info) {
+  const std::int64_t bytes = info.shape.numel() * size_bytes(info.dtype);
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+std::size_t index(Value v) {
+  return static_cast<std::size_t>(v.id);
+}
+
+bool uses(const Node& node, Value v) {
+  return std::find(node.in.begin(), node.in.end(), v) != node.in.end();
+}
+
+}  // namespace
+
+BlockProgram::BlockProgram(
+    const Block& block, std::int64_t B, std::int64_t T, std::int64_t C, DType dtype, Use use)
+    : graph_(B, T, dtype), use_(use) {
+  input_ = graph_.add_input({B, T, C});
+  std::vector<Value> params;
+  for (const ParamSpec& p : block.spec().params) {
+    params.push_back(graph_.add_param(static_cast<int>(params.size()), p.info.shape));
+  }
+  for (const BorrowedParam& p : block.spec().borrows) {
+    params.push_back(graph_.add_param(static_cast<int>(params.size()), p.shape));
+  }
+  output_ = block.build(graph_, input_, params, use == Use::logits);
+  ends_in_loss_ = !output_;
+  STRATA_ASSERT(!graph_.nodes().empty());
+  STRATA_ASSERT(ends_in_loss_ == graph_.nodes().back().is_loss);
+  STRATA_ASSERT(ends_in_loss_ || !kept(output_));  // it belongs to the next block's boundary
+  for (const Node& node : graph_.nodes()) {
+    flops_ += node.flops;
+  }
+  output_bytes_ = ends_in_loss_ ? 0 : value_bytes(graph_.info(output_));
+  values_.resize(graph_.values().size());
+  place_forward();
+  if (use_ == Use::train) {
+    place_backward();
+  }
+}
+
+/// Whether backward reads the value again.
+bool BlockProgram::kept(Value v) const {
+  if (use_ != Use::train || graph_.info(v).kind != ValueKind::result) {
+    return false;
+  }
+  const auto marked = [&](const std::vector<Value>& operands, std::uint32_t mask) {
+    for (std::size_t i = 0; i < operands.size(); ++i) {
+      if (operands[i] == v && (mask >> i & 1u) != 0) {
+        return true;
+      }
+    }
+    return false;
+  };
+  return std::any_of(graph_.nodes().begin(), graph_.nodes().end(), [&](const Node& n) {
+    return marked(n.in, n.keeps_in) || marked(n.out, n.keeps_out);
+  });
+}
+
+void BlockProgram::place_forward() {
+  const auto nodes = graph_.nodes();
+  std::vector<Lifetime> lifetimes;  // of transient values, then of scratch
+  std::vector<Value> transient;
+  value_place_.assign(graph_.values().size(), {});
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    const Value v{id};
+    const ValueInfo& info = graph_.info(v);
+    if (info.kind == ValueKind::param) {
+      value_place_[index(v)] = {Region::param, info.param};
+    } else if (v == input_) {
+      value_place_[index(v)].region = Region::input;
+    } else if (v == output_) {
+      value_place_[index(v)].region = Region::output;
+    } else if (kept(v)) {
+      value_place_[index(v)] = {Region::saved, saved_bytes_};
+      saved_bytes_ += value_bytes(info);
+    } else {
+      Interval live;
+      for (std::size_t n = 0; n < nodes.size(); ++n) {
+        if (std::find(nodes[n].out.begin(), nodes[n].out.end(), v) != nodes[n].out.end()) {
+          live = {static_cast<std::int64_t>(n), static_cast<std::int64_t>(n) + 1};
+        }
+        if (uses(nodes[n], v)) {
+          live.end = static_cast<std::int64_t>(n) + 1;
+        }
+      }
+      lifetimes.push_back({value_bytes(info), {live}});
+      transient.push_back(v);
+    }
+  }
+  for (std::size_t n = 0; n < nodes.size(); ++n) {
+    const auto at = static_cast<std::int64_t>(n);
+    lifetimes.push_back({nodes[n].forward_scratch_bytes, {{at, at + 1}}});
+  }
+  const Offsets offsets = assign_offsets(lifetimes, kAlign);
+  for (std::size_t i = 0; i < transient.size(); ++i) {
+    value_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
+  }
+  forward_scratch_.assign(offsets.at.end() - static_cast<std::ptrdiff_t>(nodes.size()),
+                          offsets.at.end());
+  workspace_bytes_ = std::max(workspace_bytes_, offsets.total_bytes);
+}
+
+/// Times run backwards: node n acts at time N - 1 - n. A gradient lives from its first contribution
+/// to the backward of its producer.
+void BlockProgram::place_backward() {
+  const auto nodes = graph_.nodes();
+  const auto N = static_cast<std::int64_t>(nodes.size());
+  std::vector<Lifetime> lifetimes;
+  std::vector<Value> transient;
+  grad_place_.assign(graph_.values().size(), {});
+  first_grad_node_.assign(graph_.values().size(), -1);
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    const Value v{id};
+    const ValueInfo& info = graph_.info(v);
+    std::int64_t producer = -1;
+    for (std::int64_t n = 0; n < N; ++n) {
+      const Node& node = nodes[static_cast<std::size_t>(n)];
+      if (uses(node, v)) {
+        first_grad_node_[index(v)] = static_cast<int>(n);
+      }
+      if (std::find(node.out.begin(), node.out.end(), v) != node.out.end()) {
+        producer = n;
+      }
+    }
+    if (v == output_) {
+      grad_place_[index(v)].region = Region::output;
+      first_grad_node_[index(v)] = static_cast<int>(N);  // the next block contributed first
+    } else if (!info.wants_grad || first_grad_node_[index(v)] < 0) {
+      continue;
+    } else if (info.kind == ValueKind::param) {
+      grad_place_[index(v)] = {Region::param, info.param};
+    } else if (v == input_) {
+      grad_place_[index(v)].region = Region::input;
+    } else {
+      lifetimes.push_back(
+          {value_bytes(info), {{N - 1 - first_grad_node_[index(v)], N - producer}}});
+      transient.push_back(v);
+    }
+  }
+  for (std::int64_t n = 0; n < N; ++n) {
+    lifetimes.push_back(
+        {nodes[static_cast<std::size_t>(n)].backward_scratch_bytes, {{N - 1 - n, N - n}}});
+  }
+  const Offsets offsets = assign_offsets(lifetimes, kAlign);
+  for (std::size_t i = 0; i < transient.size(); ++i) {
+    grad_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
+  }
+  backward_scratch_.assign(offsets.at.end() - N, offsets.at.end());
+  workspace_bytes_ = std::max(workspace_bytes_, offsets.total_bytes);
+}
+
+std::vector<BlockProgram::Slot> BlockProgram::slots() const {
+  std::vector<Slot> slots;
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    const ValueInfo& info = graph_.info(Value{id});
+    if (value_place_[static_cast<std::size_t>(id)].region == Region::saved) {
+      slots.push_back(
+          {info.name.empty() ? "value" + std::to_string(id) : info.name, value_bytes(info)});
+    }
+  }
+  return slots;
+}
+
+Tensor BlockProgram::bind(Value v,
+                          const Place& place,
+                          const Bytes& bytes,
+                          std::span<std::byte> input,
+                          std::span<std::byte> output) const {
+  const ValueInfo& info = graph_.info(v);
+  const auto view = [&](std::span<std::byte> from, std::int64_t offset) {
+    if (from.empty()) {
+      return Tensor();
+    }
+    STRATA_ASSERT(offset + info.shape.numel() * size_bytes(info.dtype) <=
+                  static_cast<std::int64_t>(from.size()));
+    return Tensor(from.data() + offset, info.dtype, info.shape);
+  };
+  switch (place.region) {
+    case Region::none:
+      return {};
+    case Region::input:
+      return view(input, 0);
+    case Region::output:
+      return view(output, 0);
+    case Region::saved:
+      return view(bytes.saved, place.offset);
+    case Region::workspace:
+      return view(bytes.workspace, place.offset);
+    case Region::param:
+      return bytes.params[static_cast<std::size_t>(place.offset)];
+  }
+  return {};
+}
+
+void BlockProgram::bind_values(const Bytes& bytes) const {
+  for (std::size_t id = 0; id < values_.size(); ++id) {
+    values_[id] = bind({static_cast<int>(id)}, value_place_[id], bytes, bytes.input, bytes.output);
+  }
+}
+
+void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
+  bind_values(bytes);
+  const auto nodes = graph_.nodes();
+  for (std::size_t n = 0; n < nodes.size(); ++n) {
+    const Node& node = nodes[n];
+    const bool only_output = node.out.size() == 1 && node.out[0] == output_;
+    if ((node.is_loss && use_ == Use::train) || (only_output && bytes.output.empty())) {
+      continue;  // the loss runs with its gradient; a recompute needs no output
+    }
+    in_.clear();
+    out_.clear();
+    for (const Value v : node.in) {
+      in_.push_back(values_[index(v)]);
+    }
+    for (const Value v : node.out) {
+      out_.push_back(values_[index(v)]);
+    }
+    const auto scratch =
+        bytes.workspace.subspan(static_cast<std::size_t>(forward_scratch_[n]),
+                                static_cast<std::size_t>(node.forward_scratch_bytes));
+    node.forward({in_, out_, scratch, run});
+  }
+}
+
+GradSink BlockProgram::sink(Value v, std::size_t node, const Bytes& bytes) const {
+  const Place& place = grad_place_[index(v)];
+  if (place.region == Region::none) {
+    return {};
+  }
+  const bool first = first_grad_node_[index(v)] == static_cast<int>(node);
+  if (place.region == Region::param) {
+    GradSink to = bytes.param_grads[static_cast<std::size_t>(place.offset)];
+    if (!first) {
+      to.mode = Accumulate::add;
+    }
+    return to;
+  }
+  return {bind(v, place, bytes, bytes.input_grad, bytes.output_grad),
+          first ? Accumulate::overwrite : Accumulate::add};
+}
+
+void BlockProgram::run_node_backward(std::size_t n,
+                                     const Bytes& bytes,
+                                     const RunContext& run) const {
+  const Node& node = graph_.nodes()[n];
+  in_.clear();
+  out_.clear();
+  grad_out_.clear();
+  grad_in_.clear();
+  for (std::size_t i = 0; i < node.in.size(); ++i) {
+    const bool keeps = (node.keeps_in >> i & 1u) != 0;
+    in_.push_back(keeps ? values_[index(node.in[i])] : Tensor());
+    grad_in_.push_back(sink(node.in[i], n, bytes));
+  }
+  for (std::size_t i = 0; i < node.out.size(); ++i) {
+    const Value v = node.out[i];
+    const bool keeps = (node.keeps_out >> i & 1u) != 0;
+    out_.push_back(keeps ? values_[index(v)] : Tensor());
+    grad_out_.push_back(bind(v, grad_place_[index(v)], bytes, bytes.input_grad, bytes.output_grad));
+  }
+  const auto scratch =
+      bytes.workspace.subspan(static_cast<std::size_t>(backward_scratch_[n]),
+                              static_cast<std::size_t>(node.backward_scratch_bytes));
+  node.backward({in_, out_, grad_out_, grad_in_, scratch, run});
+}
+
+void BlockProgram::backward(const Bytes& bytes, const RunContext& run) const {
+  STRATA_ASSERT(use_ == Use::train);
+  bind_values(bytes);
+  for (std::size_t n = graph_.nodes().size(); n-- > 0;) {
+    run_node_backward(n, bytes, run);
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,50 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <dnnl.hpp>
+
+#include "core/matmul.h"
+
+namespace strata::cpu {
+
+/// One matrix product prepared in oneDNN for a shape and a thread count, with bits that depend on
+/// neither threads nor row cuts at multiples of kMatmulRowCut. Not for two threads at once: it
+/// points its operands at the bytes of the call.
+class DnnlProduct {
+ public:
+  DnnlProduct(const MatmulShape& shape, Accumulate mode, int threads);
+  std::int64_t scratch_bytes() const;
+  void run(std::byte* C, const std::byte* A, const std::byte* B, std::byte* scratch);
+
+ private:
+  /// A primitive for one size of tile, with one set of operands for each thread that may run it.
+  struct Kernel {
+    dnnl::matmul primitive;
+    std::vector<dnnl::memory> operands;  // A, B, C, scratch of slot 0, then of slot 1, ...
+  };
+  struct Tile {
+    std::int64_t batch, row, column;  // of its first element in C
+    std::size_t kernel;
+  };
+  Kernel prepare(std::int64_t batch, std::int64_t rows, std::int64_t columns, Accumulate mode);
+  void cut(Accumulate mode, int threads);
+  void run_tile(const Tile& tile, std::size_t slot);
+
+  MatmulShape shape_;
+  int library_threads_;  // the library's own team: ours, or 1 where we cut tiles
+  dnnl::stream stream_;
+  std::size_t slots_ = 1;  // tiles that may run at once
+  std::int64_t slot_scratch_bytes_ = 0;
+  std::vector<Kernel> kernels_;
+  std::vector<Tile> tiles_;
+  struct {
+    std::byte* C;
+    const std::byte *A, *B;
+    std::byte* scratch;
+  } call_{};
+};
+
+}  // namespace strata::cpu

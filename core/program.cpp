@@ -1,0 +1,262 @@
+#include "core/program.h"
+
+#include <algorithm>
+#include <ostream>
+
+#include "core/error.h"
+
+namespace strata {
+
+std::string_view to_string(Op op) {
+  constexpr std::string_view names[] = {
+      "begin",   "fetch",   "evict",  "gather", "forward",  "recompute", "backward", "save",
+      "restore", "drop",    "reduce", "norm",   "decide",   "stats",     "update",   "commit",
+      "discard", "publish", "send",   "recv",   "snapshot", "end"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Op::end) + 1);
+  return names[static_cast<std::size_t>(op)];
+}
+
+std::string_view to_string(When when) {
+  switch (when) {
+    case When::clip_is_one:
+      return "clip = 1";
+    case When::clip_below_one:
+      return "clip < 1";
+    case When::applied:
+      return "not skipped";
+    case When::skipped:
+      return "skipped";
+    case When::not_clip_is_one:
+      return "clip < 1 or skipped";
+    case When::always:
+      return "always";
+  }
+  return "?";
+}
+
+namespace {
+
+bool names_pack(Op op) {
+  return op == Op::fetch || op == Op::evict || op == Op::save || op == Op::restore ||
+         op == Op::drop || op == Op::send || op == Op::recv;
+}
+
+void print(std::ostream& out, const Instruction& i) {
+  out << to_string(i.op);
+  if (names_pack(i.op)) {
+    out << ' ' << to_string(i.key());
+  } else if (i.block >= 0) {
+    out << " block " << i.block;
+    if (i.micro_batch >= 0) {
+      out << " mb " << i.micro_batch;
+    }
+  }
+  if (i.op == Op::fetch || i.op == Op::save || i.op == Op::restore) {
+    out << " -> " << to_string(i.tier);
+  }
+  if (i.needed_by >= 0) {
+    out << " needed by " << i.needed_by;
+  }
+  if (i.op == Op::stats) {
+    out << " phase " << i.phase;
+  }
+  if (i.peer >= 0) {
+    out << (i.op == Op::send ? " to " : " from ") << i.peer;
+  }
+  if ((i.op == Op::backward || i.op == Op::forward) && i.accumulate == Accumulate::overwrite) {
+    out << " (first)";
+  }
+  if (i.when != When::always) {
+    out << " when " << to_string(i.when);
+  }
+}
+
+/// Appends to the sets of one Effects; keeps the table below readable.
+struct Table {
+  const Program& program;
+  Effects e;
+
+  PackKey key(PackClass cls, int block, int micro_batch = -1) const {
+    return {cls, block, micro_batch};
+  }
+  void read_weights(int block) {
+    e.reads.push_back({PackClass::weights, block});
+    for (const Borrow& b : program.borrows) {
+      if (b.borrower == block) {
+        e.reads.push_back({PackClass::weights, b.owner});
+      }
+    }
+  }
+  bool borrows(int block) const {
+    return std::any_of(program.borrows.begin(), program.borrows.end(), [&](const Borrow& b) {
+      return b.borrower == block;
+    });
+  }
+  void add_to_grads(const Instruction& i) {
+    const auto contribute = [&](PackKey k) {
+      e.adds_to.push_back(k);
+      if (i.accumulate == Accumulate::overwrite) {
+        e.creates.push_back(k);
+      }
+    };
+    contribute({PackClass::grads, i.block});
+    if (borrows(i.block)) {
+      contribute({PackClass::borrowed_grads, i.block});
+    }
+  }
+  void use_workspace() { e.writes.push_back({PackClass::workspace}); }
+};
+
+void forward_effects(Table& t, const Instruction& i) {
+  using enum PackClass;
+  const bool last = i.block == t.program.blocks - 1;
+  const bool train = t.program.kind == ProgramKind::train;
+  t.read_weights(i.block);
+  t.use_workspace();
+  if (i.block > 0) {
+    t.e.reads.push_back({boundary, i.block, i.micro_batch});
+  }
+  if (train) {
+    t.e.creates.push_back({saved, i.block, i.micro_batch});
+  }
+  if (!last) {
+    t.e.creates.push_back({boundary, i.block + 1, i.micro_batch});
+  }
+  if (last && t.program.kind == ProgramKind::inference) {
+    t.e.writes.push_back({boundary, t.program.blocks, i.micro_batch});
+  }
+  if (i.block > 0 && (last || !train)) {
+    t.e.ends.push_back({boundary, i.block, i.micro_batch});
+  }
+  if (last && train) {  // the loss: forward and backward at once
+    t.add_to_grads(i);
+    t.e.creates.push_back({boundary_grad, i.block, i.micro_batch});
+    t.e.ends.push_back({saved, i.block, i.micro_batch});
+  }
+}
+
+void backward_effects(Table& t, const Instruction& i) {
+  using enum PackClass;
+  t.read_weights(i.block);
+  t.use_workspace();
+  t.add_to_grads(i);
+  for (const PackKey k : {PackKey{saved, i.block, i.micro_batch},
+                          PackKey{boundary_grad, i.block + 1, i.micro_batch}}) {
+    t.e.reads.push_back(k);
+    t.e.ends.push_back(k);
+  }
+  if (i.block > 0) {
+    t.e.reads.push_back({boundary, i.block, i.micro_batch});
+    t.e.ends.push_back({boundary, i.block, i.micro_batch});
+    t.e.creates.push_back({boundary_grad, i.block, i.micro_batch});
+  }
+}
+
+/// stats and update: in place once `decide` is known, else into the next generation, which the
+/// first of them brings into being.
+void update_effects(Table& t, const Instruction& i, bool decided) {
+  using enum PackClass;
+  t.e.reads.push_back({grads, i.block});
+  t.use_workspace();
+  auto& changed = decided ? t.e.writes : i.phase == 0 ? t.e.creates : t.e.writes;
+  if (!decided) {
+    t.e.reads.push_back({weights, i.block});
+    t.e.reads.push_back({state, i.block});
+  }
+  changed.push_back({decided ? weights : weights_next, i.block});
+  changed.push_back({decided ? state : state_next, i.block});
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const Program& program) {
+  int index = 0;
+  for (const Instruction& i : program.step) {
+    out << index++ << ": ";
+    print(out, i);
+    out << '\n';
+  }
+  return out;
+}
+
+std::vector<PackKey> Effects::needs() const {
+  std::vector<PackKey> all;
+  for (const auto* set : {&reads, &writes, &adds_to, &creates}) {
+    all.insert(all.end(), set->begin(), set->end());
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+Effects effects(const Program& program, const Instruction& i, bool decided) {
+  using enum PackClass;
+  Table t{program, {}};
+  switch (i.op) {
+    case Op::begin:
+    case Op::decide:
+    case Op::end:
+      break;
+    case Op::fetch:
+    case Op::restore:
+    case Op::recv:
+      t.e.creates = {i.key()};
+      break;
+    case Op::evict:
+    case Op::drop:
+      t.e.ends = {i.key()};
+      break;
+    case Op::save:
+    case Op::send:
+      t.e.reads = {i.key()};
+      t.e.ends = {i.key()};
+      break;
+    case Op::gather:
+    case Op::publish:
+      t.e.writes = {{weights, i.block}};
+      break;
+    case Op::forward:
+      forward_effects(t, i);
+      break;
+    case Op::recompute:
+      t.read_weights(i.block);
+      t.use_workspace();
+      if (i.block > 0) {
+        t.e.reads.push_back({boundary, i.block, i.micro_batch});
+      }
+      t.e.creates = {{saved, i.block, i.micro_batch}};
+      break;
+    case Op::backward:
+      backward_effects(t, i);
+      break;
+    case Op::reduce:
+      t.e.writes = {{grads, i.block}};
+      for (const Borrow& b : program.borrows) {
+        if (b.owner == i.block) {
+          t.e.reads.push_back({borrowed_grads, b.borrower});
+          t.e.ends.push_back({borrowed_grads, b.borrower});
+        }
+      }
+      break;
+    case Op::norm:
+      t.e.reads = {{grads, i.block}};
+      break;
+    case Op::stats:
+    case Op::update:
+      update_effects(t, i, decided);
+      break;
+    case Op::commit:
+      t.e.writes = {{weights, i.block}, {state, i.block}};
+      t.e.ends = {{weights_next, i.block}, {state_next, i.block}};
+      break;
+    case Op::discard:
+      t.e.ends = {{weights_next, i.block}, {state_next, i.block}};
+      break;
+    case Op::snapshot:
+      t.e.reads = {{weights, i.block}, {state, i.block}};
+      break;
+  }
+  return t.e;
+}
+
+}  // namespace strata

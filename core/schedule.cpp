@@ -1,0 +1,167 @@
+#include "core/schedule.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace strata {
+namespace {
+
+/// Appends instructions; knows the shape, so that the orders below read as orders.
+class ProgramWriter {
+ public:
+  ProgramWriter(const StepShape& shape, ProgramKind kind) : shape_(shape) {
+    STRATA_ASSERT(shape.blocks >= 2 && shape.rank >= 0 && shape.rank < shape.world);
+    const MicroBatchRange mine = micro_batch_range(shape.rank, shape.world, shape.micro_batches);
+    STRATA_ASSERT(kind == ProgramKind::snapshot || mine.begin < mine.end);
+    program_.kind = kind;
+    program_.blocks = shape.blocks;
+    program_.first_micro_batch = mine.begin;
+    program_.last_micro_batch = mine.end;
+    program_.borrows = shape.borrows;
+    for (int b = 0; b < shape.blocks; ++b) {
+      program_.residents.push_back({PackClass::weights, b});
+      if (kind != ProgramKind::inference) {
+        program_.residents.push_back({PackClass::state, b});
+      }
+    }
+    program_.residents.push_back({PackClass::workspace});
+    if (kind == ProgramKind::inference) {
+      program_.residents.push_back({PackClass::boundary, shape.blocks, 0});
+    }
+    add({.op = Op::begin});
+  }
+
+  int last() const { return shape_.blocks - 1; }
+  int first_mb() const { return program_.first_micro_batch; }
+  int end_mb() const { return program_.last_micro_batch; }
+  bool recomputed(int block) const {
+    return std::find(shape_.recomputed.begin(), shape_.recomputed.end(), block) !=
+           shape_.recomputed.end();
+  }
+  void add(Instruction i) { program_.step.push_back(i); }
+
+  void forward(int block, int mb) {
+    add({.op = Op::forward, .block = block, .micro_batch = mb, .accumulate = mode(mb)});
+    if (program_.kind == ProgramKind::train && block < last() && recomputed(block)) {
+      add({.op = Op::drop, .block = block, .micro_batch = mb, .cls = PackClass::saved});
+    }
+  }
+  void backward(int block, int mb) {
+    if (recomputed(block)) {
+      add({.op = Op::recompute, .block = block, .micro_batch = mb});
+    }
+    add({.op = Op::backward, .block = block, .micro_batch = mb, .accumulate = mode(mb)});
+  }
+  /// After the block's last contribution.
+  void gradient_complete(int block, UpdateMode update_mode) {
+    add({.op = Op::reduce, .block = block});
+    add({.op = Op::norm, .block = block});
+    if (update_mode == UpdateMode::speculative) {
+      update(block, When::always);
+    }
+  }
+  void update(int block, When when) {
+    for (int phase = 0; phase < shape_.stat_phases; ++phase) {
+      add({.op = Op::stats, .block = block, .when = when, .phase = phase});
+    }
+    add({.op = Op::update, .block = block, .when = when, .phase = shape_.stat_phases});
+  }
+  void decide_and_apply(UpdateMode update_mode) {
+    add({.op = Op::decide});
+    for (int b = 0; b <= last(); ++b) {
+      if (update_mode == UpdateMode::speculative) {
+        add({.op = Op::commit, .block = b, .when = When::clip_is_one});
+        add({.op = Op::discard, .block = b, .when = When::not_clip_is_one});
+        update(b, When::clip_below_one);
+      } else {
+        update(b, When::applied);
+      }
+      if (shape_.world > 1) {
+        add({.op = Op::publish, .block = b, .when = When::applied});
+      }
+      add({.op = Op::drop, .block = b, .cls = PackClass::grads});
+    }
+  }
+  Program finish() {
+    add({.op = Op::end});
+    return std::move(program_);
+  }
+
+ private:
+  Accumulate mode(int mb) const {
+    return mb == first_mb() ? Accumulate::overwrite : Accumulate::add;
+  }
+  const StepShape& shape_;
+  Program program_;
+};
+
+}  // namespace
+
+MicroBatchRange micro_batch_range(int rank, int world, int micro_batches) {
+  const auto cut = [&](std::int64_t r) { return static_cast<int>(r * micro_batches / world); };
+  return {cut(rank), cut(rank + 1)};
+}
+
+Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
+  ProgramWriter w(shape, ProgramKind::train);
+  if (order == Order::micro_batch_major) {
+    for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
+      const bool final = mb == w.end_mb() - 1;
+      for (int b = 0; b <= w.last(); ++b) {
+        w.forward(b, mb);
+      }
+      for (int b = w.last(); b >= 0; --b) {
+        if (b < w.last()) {
+          w.backward(b, mb);
+        }
+        if (final) {
+          w.gradient_complete(b, mode);
+        }
+      }
+    }
+  } else {
+    for (int b = 0; b <= w.last(); ++b) {
+      for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
+        w.forward(b, mb);
+      }
+    }
+    w.gradient_complete(w.last(), mode);
+    for (int b = w.last() - 1; b >= 0; --b) {
+      for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
+        w.backward(b, mb);
+      }
+      w.gradient_complete(b, mode);
+    }
+  }
+  w.decide_and_apply(mode);
+  return w.finish();
+}
+
+Program make_evaluation(const StepShape& shape) {
+  ProgramWriter w(shape, ProgramKind::evaluate);
+  for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
+    for (int b = 0; b <= w.last(); ++b) {
+      w.forward(b, mb);
+    }
+  }
+  return w.finish();
+}
+
+Program make_inference(const StepShape& shape) {
+  ProgramWriter w(shape, ProgramKind::inference);
+  for (int b = 0; b <= w.last(); ++b) {
+    w.forward(b, 0);
+  }
+  return w.finish();
+}
+
+Program make_snapshot(const StepShape& shape) {
+  ProgramWriter w(shape, ProgramKind::snapshot);
+  for (int b = 0; b <= w.last(); ++b) {
+    w.add({.op = Op::snapshot, .block = b});
+  }
+  return w.finish();
+}
+
+}  // namespace strata

@@ -1,0 +1,428 @@
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "core/error.h"
+#include "core/program.h"
+
+namespace strata {
+namespace {
+
+constexpr Outcome kOutcomes[] = {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip};
+constexpr std::string_view kOutcomeNames[] = {"clip = 1", "clip < 1", "skip"};
+
+/// Follows one rank's program under one outcome and remembers what exists and what happened.
+class RankCheck {
+ public:
+  RankCheck(const Program& program, Outcome outcome, const std::optional<Budget>& budget)
+      : p_(program), outcome_(outcome), budget_(budget) {
+    for (const PackKey k : program.residents) {
+      live_.insert(k);
+      resident_bytes_ += size(k);
+    }
+    blocks_.resize(static_cast<std::size_t>(program.blocks));
+    for (Block& b : blocks_) {
+      b.next_micro_batch = program.first_micro_batch;
+    }
+  }
+
+  /// Text of what is wrong at an instruction; empty: fine.
+  std::string step(const Instruction& i) {
+    if (!decided_ && i.when != When::always) {
+      return "has a condition before `decide`";
+    }
+    if (i.block >= p_.blocks) {
+      return "names block " + std::to_string(i.block) + " of " + std::to_string(p_.blocks);
+    }
+    if (decided_ && !runs(i.when, outcome_)) {
+      return {};
+    }
+    const Effects e = effects(p_, i, decided_);
+    std::string wrong = check_data(e);
+    if (wrong.empty()) {
+      wrong = check_meaning(i);
+    }
+    if (wrong.empty()) {
+      wrong = apply(i, e);
+    }
+    return wrong;
+  }
+
+  std::string finish() const {
+    std::set<PackKey> expected(p_.residents.begin(), p_.residents.end());
+    for (const PackKey k : live_) {
+      if (!expected.contains(k)) {
+        return to_string(k) + " is left over";
+      }
+    }
+    for (const PackKey k : expected) {
+      if (!live_.contains(k)) {
+        return to_string(k) + " is gone at the end";
+      }
+    }
+    if (!saved_.empty()) {
+      return to_string(*saved_.begin()) + " was saved and never restored";
+    }
+    return p_.kind == ProgramKind::train ? finish_training() : std::string();
+  }
+
+ private:
+  struct Block {
+    int next_micro_batch = 0;
+    bool reduced = false, normed = false, updated = false, pending = false;
+  };
+
+  std::int64_t size(PackKey k) const {
+    if (!budget_) {
+      return 0;
+    }
+    const auto it = budget_->sizes->find(k);
+    return it == budget_->sizes->end() ? 0 : it->second;
+  }
+
+  std::string check_data(const Effects& e) const {
+    const auto created = [&](PackKey k) {
+      return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
+    };
+    for (const auto* set : {&e.reads, &e.writes, &e.adds_to, &e.ends}) {
+      for (const PackKey k : *set) {
+        if (!live_.contains(k) && !created(k)) {
+          return "uses " + to_string(k) + " which is not there";
+        }
+      }
+    }
+    for (const PackKey k : e.creates) {
+      if (live_.contains(k)) {
+        return "creates " + to_string(k) + " which exists";
+      }
+    }
+    return {};
+  }
+
+  Block& at(int block) { return blocks_[static_cast<std::size_t>(block)]; }
+
+  bool all_contributed(int block) const {
+    return blocks_[static_cast<std::size_t>(block)].next_micro_batch == p_.last_micro_batch;
+  }
+
+  std::string check_meaning(const Instruction& i) {
+    switch (i.op) {
+      case Op::forward:
+      case Op::recompute:
+      case Op::backward:
+        return check_compute(i);
+      case Op::reduce:
+        return check_reduce(i);
+      case Op::norm:
+        if (!at(i.block).reduced || at(i.block).normed) {
+          return at(i.block).normed ? "takes the norm twice" : "takes the norm before `reduce`";
+        }
+        return decided_ ? "takes the norm after `decide`" : "";
+      case Op::decide:
+        return check_decide();
+      case Op::stats:
+      case Op::update:
+        return check_update(i);
+      case Op::commit:
+        return !decided_                          ? "commits before `decide`"
+               : outcome_ != Outcome::clip_is_one ? "commits an update that assumed no clipping"
+                                                  : "";
+      case Op::publish:
+        return at(i.block).updated ? "" : "publishes weights that were not updated";
+      case Op::restore:
+        return saved_.contains(i.key()) ? ""
+                                        : "restores " + to_string(i.key()) + " that was not saved";
+      default:
+        return {};
+    }
+  }
+
+  std::string check_compute(const Instruction& i) {
+    if (i.micro_batch < p_.first_micro_batch || i.micro_batch >= p_.last_micro_batch) {
+      return "names micro-batch " + std::to_string(i.micro_batch) + " of another rank";
+    }
+    if (at(i.block).updated) {
+      return "uses weights after their update";
+    }
+    const bool contributes =
+        p_.kind == ProgramKind::train &&
+        (i.op == Op::backward || (i.op == Op::forward && i.block == p_.blocks - 1));
+    if (!contributes) {
+      return {};
+    }
+    if (at(i.block).reduced) {
+      return "adds to gradients that were reduced";
+    }
+    if (at(i.block).next_micro_batch != i.micro_batch) {
+      return "contributes micro-batch " + std::to_string(i.micro_batch) + " where " +
+             std::to_string(at(i.block).next_micro_batch) + " is due: the order fixes the bits";
+    }
+    return {};
+  }
+
+  std::string check_reduce(const Instruction& i) const {
+    if (blocks_[static_cast<std::size_t>(i.block)].reduced) {
+      return "reduces twice";
+    }
+    if (!all_contributed(i.block)) {
+      return "reduces before every micro-batch contributed";
+    }
+    for (const Borrow& b : p_.borrows) {
+      if (b.owner == i.block && !all_contributed(b.borrower)) {
+        return "reduces before borrower block " + std::to_string(b.borrower) + " contributed";
+      }
+    }
+    return {};
+  }
+
+  std::string check_decide() const {
+    if (decided_) {
+      return "decides twice";
+    }
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      if (!blocks_[b].normed) {
+        return "decides before the norm of block " + std::to_string(b);
+      }
+    }
+    return {};
+  }
+
+  std::string check_update(const Instruction& i) {
+    if (!at(i.block).reduced) {
+      return "updates before `reduce`";
+    }
+    if (decided_ && outcome_ == Outcome::skip) {
+      return "updates in a step that is skipped";
+    }
+    if (at(i.block).updated || (i.op == Op::update && at(i.block).pending)) {
+      return "updates twice";
+    }
+    return {};
+  }
+
+  std::string apply(const Instruction& i, const Effects& e) {
+    for (const PackKey k : e.creates) {
+      live_.insert(k);
+      resident_bytes_ += size(k);
+    }
+    if (budget_ && resident_bytes_ > budget_->device_bytes) {
+      return "needs " + std::to_string(resident_bytes_) + " bytes, the device budget is " +
+             std::to_string(budget_->device_bytes);
+    }
+    for (const PackKey k : e.ends) {
+      live_.erase(k);
+      resident_bytes_ -= size(k);
+    }
+    note(i);
+    return {};
+  }
+
+  void note(const Instruction& i) {
+    if (i.op == Op::decide) {
+      decided_ = true;
+    } else if (i.op == Op::save) {
+      saved_.insert(i.key());
+    } else if (i.op == Op::restore) {
+      saved_.erase(i.key());
+    }
+    if (i.block < 0) {
+      return;
+    }
+    Block& b = at(i.block);
+    switch (i.op) {
+      case Op::forward:
+        b.next_micro_batch += p_.kind == ProgramKind::train && i.block == p_.blocks - 1 ? 1 : 0;
+        return;
+      case Op::backward:
+        ++b.next_micro_batch;
+        return;
+      case Op::reduce:
+        b.reduced = true;
+        return;
+      case Op::norm:
+        b.normed = true;
+        return;
+      case Op::update:
+        (decided_ ? b.updated : b.pending) = true;
+        return;
+      case Op::commit:
+        b.pending = false;
+        b.updated = true;
+        return;
+      case Op::discard:
+        b.pending = false;
+        return;
+      default:
+        return;
+    }
+  }
+
+  std::string finish_training() const {
+    if (!decided_) {
+      return "no `decide`";
+    }
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      const std::string name = "block " + std::to_string(b);
+      if (!all_contributed(static_cast<int>(b))) {
+        return name + " misses contributions";
+      }
+      if (outcome_ != Outcome::skip && !blocks_[b].updated) {
+        return name + " is never updated";
+      }
+    }
+    return {};
+  }
+
+  const Program& p_;
+  const Outcome outcome_;
+  const std::optional<Budget>& budget_;
+  std::set<PackKey> live_, saved_;
+  std::vector<Block> blocks_;
+  bool decided_ = false;
+  std::int64_t resident_bytes_ = 0;
+};
+
+bool is_collective(Op op) {
+  return op == Op::gather || op == Op::reduce || op == Op::decide || op == Op::stats ||
+         op == Op::publish;
+}
+
+/// Runs the ranks' collectives, sends and receives against each other: sends are buffered, the rest
+/// waits.
+class Rendezvous {
+ public:
+  Rendezvous(std::span<const Program> ranks, Outcome outcome)
+      : ranks_(ranks), at_(ranks.size(), 0) {
+    for (const Program& p : ranks) {
+      std::vector<int> talk;
+      bool decided = false;
+      for (std::size_t k = 0; k < p.step.size(); ++k) {
+        const Instruction& i = p.step[k];
+        const bool talks = is_collective(i.op) || i.op == Op::send || i.op == Op::recv;
+        if (talks && (!decided || runs(i.when, outcome))) {
+          talk.push_back(static_cast<int>(k));
+        }
+        decided = decided || i.op == Op::decide;
+      }
+      talk_.push_back(std::move(talk));
+    }
+  }
+
+  std::optional<Diagnosis> run() {
+    while (advance_point_to_point() || advance_collective()) {
+    }
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      if (const Instruction* i = next(r)) {
+        return Diagnosis{
+            static_cast<int>(r),
+            talk_[r][at_[r]],
+            std::string(to_string(i->op)) + " waits for ever: the other ranks never meet it"};
+      }
+    }
+    if (!in_flight_.empty()) {
+      return Diagnosis{std::get<0>(*in_flight_.begin()), -1, "a send is never received"};
+    }
+    return std::nullopt;
+  }
+
+ private:
+  const Instruction* next(std::size_t r) const {
+    return at_[r] == talk_[r].size() ? nullptr
+                                     : &ranks_[r].step[static_cast<std::size_t>(talk_[r][at_[r]])];
+  }
+
+  bool advance_point_to_point() {
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      const Instruction* i = next(r);
+      if (i == nullptr || is_collective(i->op)) {
+        continue;
+      }
+      const int me = static_cast<int>(r);
+      if (i->op == Op::send) {
+        in_flight_.insert({me, i->peer, i->key()});
+      } else {
+        const auto it = in_flight_.find({i->peer, me, i->key()});
+        if (it == in_flight_.end()) {
+          continue;
+        }
+        in_flight_.erase(it);
+      }
+      ++at_[r];
+      return true;
+    }
+    return false;
+  }
+
+  bool advance_collective() {
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      const Instruction* i = next(r);
+      const Instruction* first = next(0);
+      if (i == nullptr || !is_collective(i->op) ||
+          std::tie(i->op, i->block, i->phase) != std::tie(first->op, first->block, first->phase)) {
+        return false;
+      }
+    }
+    for (std::size_t& at : at_) {
+      ++at;
+    }
+    return true;
+  }
+
+  std::span<const Program> ranks_;
+  std::vector<std::vector<int>> talk_;
+  std::vector<std::size_t> at_;
+  std::multiset<std::tuple<int, int, PackKey>> in_flight_;
+};
+
+std::optional<Diagnosis> check_ranges(std::span<const Program> ranks) {
+  int expected = 0;
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    if (ranks[r].kind == ProgramKind::snapshot) {
+      continue;
+    }
+    if (ranks[r].first_micro_batch != expected || ranks[r].last_micro_batch <= expected) {
+      return Diagnosis{static_cast<int>(r), -1, "its micro-batches do not follow the rank before"};
+    }
+    expected = ranks[r].last_micro_batch;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string to_string(const Diagnosis& d) {
+  std::string text = d.rank < 0 ? "" : "rank " + std::to_string(d.rank) + ": ";
+  return text + (d.at < 0 ? "" : "instruction " + std::to_string(d.at) + " ") + d.text;
+}
+
+std::optional<Diagnosis> validate(std::span<const Program> ranks, std::optional<Budget> budget) {
+  if (const auto wrong = check_ranges(ranks)) {
+    return wrong;
+  }
+  for (const Outcome outcome : kOutcomes) {
+    const auto where =
+        " (when " + std::string(kOutcomeNames[static_cast<std::size_t>(outcome)]) + ")";
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      RankCheck check(ranks[r], outcome, budget);
+      for (std::size_t k = 0; k < ranks[r].step.size(); ++k) {
+        if (const std::string wrong = check.step(ranks[r].step[k]); !wrong.empty()) {
+          return Diagnosis{
+              static_cast<int>(r),
+              static_cast<int>(k),
+              "(" + std::string(to_string(ranks[r].step[k].op)) + ") " + wrong + where};
+        }
+      }
+      if (const std::string wrong = check.finish(); !wrong.empty()) {
+        return Diagnosis{static_cast<int>(r), -1, wrong + where};
+      }
+    }
+    if (auto wrong = Rendezvous(ranks, outcome).run()) {
+      wrong->text += where;
+      return wrong;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace strata

@@ -1,0 +1,176 @@
+// The seams, with fakes only: a tied two-block model, three micro-batches, both orders, both update
+// modes, one and two ranks, clipping in some steps and one non-finite step. Every program validates
+// and all end with the same bytes.
+#include <cmath>
+#include <limits>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/fake_machine.h"
+
+namespace strata::tests {
+namespace {
+
+constexpr int kMicroBatches = 3, kSteps = 6;
+constexpr double kClip = 0.4;
+constexpr std::int64_t kTokens = 5;
+
+struct Variant {
+  Order order = Order::micro_batch_major;
+  UpdateMode mode = UpdateMode::after_norm;
+  int world = 1;
+  Contributions contributions = Contributions::exact;
+  std::vector<int> recomputed = {};
+  int poisoned_step = -1;
+};
+
+struct Result {
+  std::vector<float> weights, state;
+  std::vector<double> losses;
+  int discards = 0, clipped = 0, skipped = 0;
+};
+
+StepShape shape_of(const Variant& v, int rank) {
+  return {.blocks = 2,
+          .micro_batches = kMicroBatches,
+          .rank = rank,
+          .world = v.world,
+          .borrows = {{1, 0}},
+          .stat_phases = 1,
+          .recomputed = v.recomputed};
+}
+
+MicroBatch batch_of(int step, int mb) {
+  MicroBatch batch;
+  batch.tokens = Tensor::zeros(DType::i32, {1, kTokens});
+  batch.targets = Tensor::zeros(DType::i32, {1, kTokens});
+  for (int t = 0; t < kTokens; ++t) {
+    batch.tokens.data<std::int32_t>()[t] = (3 * step + 5 * mb + t) % kFakeV;
+    batch.targets.data<std::int32_t>()[t] = (7 * step + 2 * mb + 3 * t + 1) % kFakeV;
+  }
+  return batch;
+}
+
+void run_step(const Variant& v, int step, FakeStore& store, Executor& executor, Result& result) {
+  const Program& p = executor.program();
+  std::vector<MicroBatch> batches;
+  for (int mb = p.first_micro_batch; mb < p.last_micro_batch; ++mb) {
+    batches.push_back(batch_of(step, mb));
+  }
+  StepScalars scalars;
+  scalars.inputs = {{step + 1, 1, 0.5, 1.f}, batches, kMicroBatches * kTokens, kClip};
+  const float kept = store.floats({PackClass::weights, 1})[0];
+  if (step == v.poisoned_step) {
+    store.floats({PackClass::weights, 1})[0] = std::numeric_limits<float>::quiet_NaN();
+  }
+  executor.run(scalars);
+  if (step == v.poisoned_step) {
+    EXPECT_EQ(scalars.outcome, Outcome::skip);
+    store.floats({PackClass::weights, 1})[0] = kept;
+  }
+  result.losses.push_back(scalars.loss);
+  result.clipped += scalars.outcome == Outcome::clip_below_one;
+  result.skipped += scalars.outcome == Outcome::skip;
+}
+
+Result run_rank(const Variant& v, int rank, FakeWorld& world) {
+  Program program = make_step(shape_of(v, rank), v.order, v.mode);
+  FakeStore store(fake_sizes(program.first_micro_batch, program.last_micro_batch, kTokens));
+  for (const PackKey k : program.residents) {
+    store.create(k);
+    const auto floats = store.floats(k);
+    for (std::size_t e = 0; e < floats.size(); ++e) {
+      floats[e] = k.cls == PackClass::weights ? std::sin(static_cast<float>(e) + 1.f) : 0.f;
+    }
+  }
+  FakeRunner runner(program.first_micro_batch, v.contributions);
+  FakeCollectives collectives(rank, world);
+  FakeUpdater updater(rank, v.world);
+  const std::size_t residents = store.live();
+  Executor executor(std::move(program), {&store, &runner, &collectives, &updater, nullptr});
+  Result result;
+  for (int step = 0; step < kSteps; ++step) {
+    run_step(v, step, store, executor, result);
+    EXPECT_EQ(store.live(), residents);
+  }
+  for (int b = 0; b < 2; ++b) {
+    const auto w = store.floats({PackClass::weights, b});
+    const auto m = store.floats({PackClass::state, b});
+    result.weights.insert(result.weights.end(), w.begin(), w.end());
+    result.state.insert(result.state.end(), m.begin(), m.end());
+  }
+  result.discards = store.discards();
+  return result;
+}
+
+Result run(const Variant& v) {
+  std::vector<Program> programs;
+  for (int r = 0; r < v.world; ++r) {
+    programs.push_back(make_step(shape_of(v, r), v.order, v.mode));
+  }
+  const auto wrong = validate(programs);
+  EXPECT_FALSE(wrong) << to_string(*wrong);
+
+  FakeWorld world(v.world);
+  std::vector<Result> results(static_cast<std::size_t>(v.world));
+  {
+    std::vector<std::jthread> threads;
+    for (int r = 0; r < v.world; ++r) {
+      threads.emplace_back(
+          [&, r] { results[static_cast<std::size_t>(r)] = run_rank(v, r, world); });
+    }
+  }
+  for (const Result& other : results) {
+    EXPECT_EQ(other.weights, results[0].weights) << "replicas differ";
+  }
+  return results[0];
+}
+
+TEST(Seams, EveryOrderModeAndRecomputeGivesTheSameBytes) {
+  for (const int world : {1, 2}) {
+    const Result reference = run({.world = world});
+    EXPECT_GT(reference.clipped, 0);
+    EXPECT_LT(reference.clipped, kSteps);
+    EXPECT_LT(reference.losses.back(), reference.losses.front());
+    for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
+      for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
+        for (const auto& recomputed : {std::vector<int>{}, std::vector<int>{0}}) {
+          const Result r = run({order, mode, world, Contributions::exact, recomputed});
+          EXPECT_EQ(r.weights, reference.weights);
+          EXPECT_EQ(r.state, reference.state);
+          EXPECT_EQ(r.losses, reference.losses);
+          EXPECT_EQ(r.discards, mode == UpdateMode::speculative ? 2 * r.clipped : 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(Seams, TwoRanksAddWhatOneAdds) {
+  const Result one = run({.world = 1, .contributions = Contributions::rounded});
+  const Result two = run({.order = Order::layer_major,
+                          .mode = UpdateMode::speculative,
+                          .world = 2,
+                          .contributions = Contributions::rounded});
+  EXPECT_EQ(one.weights, two.weights);
+  EXPECT_EQ(one.losses.size(), two.losses.size());
+}
+
+TEST(Seams, NonFiniteStepChangesNothingOnAnyRank) {
+  for (const int world : {1, 2}) {
+    for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
+      const Result r = run({.mode = mode, .world = world, .poisoned_step = 2});
+      EXPECT_EQ(r.skipped, 1);
+      for (const float w : r.weights) {
+        EXPECT_TRUE(std::isfinite(w));
+      }
+      for (const float m : r.state) {
+        EXPECT_TRUE(std::isfinite(m));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::tests

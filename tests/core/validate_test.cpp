@@ -1,0 +1,183 @@
+#include <algorithm>
+#include <functional>
+#include <sstream>
+
+#include <gtest/gtest.h>
+
+#include "core/schedule.h"
+
+namespace strata {
+namespace {
+
+StepShape tied_shape(int rank = 0, int world = 1) {
+  return {.blocks = 3, .micro_batches = 4, .rank = rank, .world = world, .borrows = {{2, 0}}};
+}
+
+auto find(Program& p, Op op, int block = -1) {
+  return std::find_if(p.step.begin(), p.step.end(), [&](const Instruction& i) {
+    return i.op == op && (block < 0 || i.block == block);
+  });
+}
+
+std::string diagnosis(const Program& p) {
+  const auto wrong = validate({&p, 1});
+  return wrong ? to_string(*wrong) : "";
+}
+
+TEST(Validate, AcceptsEveryScheduleAtAnyWorldSize) {
+  for (int world = 1; world <= 4; ++world) {
+    for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
+      for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
+        std::vector<Program> ranks, evaluations;
+        for (int r = 0; r < world; ++r) {
+          StepShape shape = tied_shape(r, world);
+          shape.recomputed = {0, 1};
+          shape.stat_phases = 2;
+          ranks.push_back(make_step(shape, order, mode));
+          evaluations.push_back(make_evaluation(shape));
+        }
+        const auto wrong = validate(ranks);
+        EXPECT_FALSE(wrong) << to_string(*wrong);
+        EXPECT_FALSE(validate(evaluations));
+      }
+    }
+  }
+  EXPECT_EQ(diagnosis(make_snapshot(tied_shape())), "");
+  EXPECT_EQ(diagnosis(make_inference({.blocks = 3, .micro_batches = 1, .borrows = {{2, 0}}})), "");
+}
+
+struct Broken {
+  const char* what;
+  std::function<void(Program&)> breakage;
+  const char* expected;  // part of the message
+};
+
+TEST(Validate, NamesWhatIsWrong) {
+  const Broken cases[] = {
+      {"missing forward", [](Program& p) { p.step.erase(find(p, Op::forward, 1)); }, "not there"},
+      {"backward twice",
+       [](Program& p) {
+         const auto it = find(p, Op::backward, 1);
+         p.step.insert(it, *it);
+       },
+       "not there"},
+      {"contributions out of order",
+       [](Program& p) {
+         const auto a = find(p, Op::backward, 1);
+         std::swap(*a, *std::find_if(a + 1, p.step.end(), [](const Instruction& i) {
+           return i.op == Op::backward && i.block == 1;
+         }));
+       },
+       ""},
+      {"first contribution adds to nothing",
+       [](Program& p) { find(p, Op::backward, 1)->accumulate = Accumulate::add; },
+       "not there"},
+      {"reduce too early",
+       [](Program& p) {
+         const Instruction reduce = *find(p, Op::reduce, 0);
+         p.step.erase(find(p, Op::reduce, 0));
+         p.step.insert(find(p, Op::backward, 0) + 1, reduce);
+       },
+       "before"},
+      {"norm forgotten", [](Program& p) { p.step.erase(find(p, Op::norm, 1)); }, "before the norm"},
+      {"update forgotten",
+       [](Program& p) { p.step.erase(find(p, Op::update, 1)); },
+       "never updated"},
+      {"update on skip",
+       [](Program& p) { find(p, Op::update, 1)->when = When::always; },
+       "skipped"},
+      {"gradient leaks", [](Program& p) { p.step.erase(find(p, Op::drop, 1)); }, "left over"},
+      {"decide forgotten",
+       [](Program& p) { p.step.erase(find(p, Op::decide)); },
+       "before `decide`"},
+      {"update twice",
+       [](Program& p) {
+         const auto it = find(p, Op::update, 1);
+         p.step.insert(it, *it);
+       },
+       "twice"},
+      {"forward after update",
+       [](Program& p) {
+         p.step.insert(find(p, Op::drop, 0),
+                       {.op = Op::recompute, .block = 0, .micro_batch = 0, .when = When::applied});
+       },
+       "after their update"},
+      {"restore without save",
+       [](Program& p) {
+         p.step.insert(find(p, Op::forward, 1),
+                       {.op = Op::restore, .block = 0, .micro_batch = 3, .cls = PackClass::saved});
+       },
+       "not saved"},
+  };
+  for (const Broken& c : cases) {
+    Program p = make_step(tied_shape(), Order::micro_batch_major, UpdateMode::after_norm);
+    ASSERT_EQ(diagnosis(p), "");
+    c.breakage(p);
+    const std::string text = diagnosis(p);
+    EXPECT_NE(text, "") << c.what;
+    EXPECT_NE(text.find(c.expected), std::string::npos) << c.what << ": " << text;
+  }
+}
+
+TEST(Validate, SpeculationMustBeThrownAwayWhenClippingHappens) {
+  Program p = make_step(tied_shape(), Order::layer_major, UpdateMode::speculative);
+  ASSERT_EQ(diagnosis(p), "");
+  find(p, Op::commit, 1)->when = When::applied;
+  EXPECT_NE(diagnosis(p), "");
+}
+
+TEST(Validate, FindsRanksThatWaitForEver) {
+  std::vector<Program> ranks;
+  for (int r = 0; r < 2; ++r) {
+    ranks.push_back(make_step(tied_shape(r, 2), Order::layer_major, UpdateMode::after_norm));
+  }
+  ASSERT_FALSE(validate(ranks));
+  std::vector<Program> swapped = ranks;
+  const auto a = find(swapped[1], Op::reduce, 2), b = find(swapped[1], Op::reduce, 1);
+  ASSERT_LT(a, b);
+  ranks[1].step.erase(find(ranks[1], Op::publish, 1));
+  const auto wrong = validate(ranks);
+  ASSERT_TRUE(wrong);
+  EXPECT_NE(wrong->text.find("waits for ever"), std::string::npos) << to_string(*wrong);
+}
+
+TEST(Validate, FindsUnmatchedSendsAndOverlappingRanges) {
+  std::vector<Program> ranks;
+  for (int r = 0; r < 2; ++r) {
+    ranks.push_back(make_step(tied_shape(r, 2), Order::layer_major, UpdateMode::after_norm));
+  }
+  auto lost = ranks;
+  lost[1].step.insert(
+      find(lost[1], Op::forward, 1),
+      {.op = Op::recv, .block = 9, .micro_batch = 0, .cls = PackClass::boundary, .peer = 0});
+  EXPECT_TRUE(validate(lost));
+  ranks[1].first_micro_batch = 1;
+  EXPECT_TRUE(validate(ranks));
+}
+
+TEST(Validate, HoldsTheBudgetAtEveryPoint) {
+  const Program major = make_step(tied_shape(), Order::micro_batch_major, UpdateMode::after_norm);
+  const Program layer = make_step(tied_shape(), Order::layer_major, UpdateMode::after_norm);
+  PackSizes sizes;
+  for (int mb = 0; mb < 4; ++mb) {
+    for (int b = 0; b < 3; ++b) {
+      sizes[{PackClass::saved, b, mb}] = 100;
+    }
+  }
+  // The loss block's activations live within its own instruction.
+  EXPECT_FALSE(validate({&major, 1}, Budget{&sizes, 300}));
+  EXPECT_TRUE(validate({&major, 1}, Budget{&sizes, 299}));
+  EXPECT_FALSE(validate({&layer, 1}, Budget{&sizes, 900}));
+  EXPECT_TRUE(validate({&layer, 1}, Budget{&sizes, 899}));
+}
+
+TEST(Program, PrintsOneNumberedInstructionALine) {
+  std::ostringstream out;
+  out << make_step(tied_shape(), Order::micro_batch_major, UpdateMode::speculative);
+  const std::string text = out.str();
+  EXPECT_NE(text.find("1: forward block 0 mb 0 (first)\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("commit block 0 when clip = 1\n"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace strata
