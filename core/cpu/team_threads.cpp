@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "core/cpu/team.h"
-#include "core/parallel_for.h"
 
 namespace strata::cpu {
 
@@ -18,9 +17,3 @@ void run_team(int members, void (*job)(void*), void* context) {
 void share_team(int) {}
 
 }  // namespace strata::cpu
-
-namespace strata {
-
-void restart_with_sleeping_team(char* const*) {}  // its threads end with their region
-
-}  // namespace strata

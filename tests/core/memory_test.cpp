@@ -74,8 +74,8 @@ std::int64_t resident_bytes() {
 
 TEST(Arena, CostsNothingUntilTouched) {
   const std::int64_t before = resident_bytes();
-  constexpr std::int64_t kTerabyte = std::int64_t{1} << 40;
-  const Arena arena(kHost, kTerabyte, kTerabyte);
+  constexpr std::int64_t kHuge = std::int64_t{64} << 30;
+  const Arena arena(kHost, kHuge, kHuge);
   EXPECT_LT(resident_bytes() - before, std::int64_t{64} << 20);
 }
 
@@ -159,9 +159,9 @@ TEST(AssignOffsets, NeverLetsLivingBuffersOverlap) {
     worst = std::max(worst, ratio);
     sum += ratio;
   }
-  printf("RATIOS %f %f\n", worst, sum / kCases);
-  EXPECT_LT(worst, 1.5);
-  EXPECT_LT(sum / kCases, 1.1);
+  // What first fit by size loses against the bound, measured: 1.38 at worst, 1.047 in the mean.
+  EXPECT_LT(worst, 1.4);
+  EXPECT_LT(sum / kCases, 1.06);
 }
 
 TEST(AssignOffsets, ReusesWhatIsDeadAndFillsGaps) {
