@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <fstream>
 #include <random>
 
@@ -64,7 +65,10 @@ TEST_F(DamageTest, EveryFlippedBitIsNoticed) {
   std::mt19937 random(1);
   for (const fs::path& path : files()) {
     const auto bits = static_cast<std::int64_t>(fs::file_size(path)) * 8;
-    std::vector<std::int64_t> positions = {0, bits - 1, bits - 8 * 8, bits - 12 * 8, bits - 20 * 8};
+    std::vector<std::int64_t> positions = {0, bits - 1};
+    for (const std::int64_t from_end : {8, 12, 20}) {
+      positions.push_back(std::max<std::int64_t>(0, bits - from_end * 8));
+    }
     while (positions.size() < 60) {
       positions.push_back(static_cast<std::int64_t>(random()) % bits);
     }
@@ -116,6 +120,14 @@ TEST_F(DamageTest, TruncatedGrownAndDeletedFilesFallBackToTheOlderCheckpoint) {
     EXPECT_EQ(newest(root_, {}), older_) << path;
     fs::rename(dir_ / "away", path);
   }
+}
+
+TEST_F(DamageTest, AnAttachedFileChangedOrMissingIsNoticed) {
+  const fs::path path = newer_ / "config.json";
+  std::ofstream(path) << "{\"a\": 2}";
+  expect_error(Errc::format, {"config.json", "checksum"}, [&] { Reader reader(newer_); });
+  fs::remove(path);
+  expect_error(Errc::format, {"config.json", "missing"}, [&] { Reader reader(newer_); });
 }
 
 TEST_F(DamageTest, AMissingDataFileIsNamedWithATensorInIt) {

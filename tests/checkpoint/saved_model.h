@@ -140,7 +140,15 @@ class RankState {
 };
 
 inline RunState run_state(std::int64_t step) {
-  return {step, step * 1024, step * 8, 42, "hash", {{"lib", "1"}}, {{"train.steps", "9"}}};
+  return {.step = step,
+          .updates = step - 1,
+          .tokens = step * 1024,
+          .samples = step * 8,
+          .seed = 42,
+          .numeric_hash = "hash",
+          .numeric_environment = {{"lib", "1"}},
+          .files = {{"config.json", "{\"a\": 1}"}, {"tokenizer.json", "words"}},
+          .settings = {{"train.steps", "9"}}};
 }
 
 /// Expects every value of the model at `step` in a checkpoint, read in pieces of many sizes.
