@@ -15,26 +15,34 @@
 namespace strata::checkpoint {
 
 struct WriterConfig {
-  std::filesystem::path root;  // <run>/ckpt
+  std::filesystem::path root = {};  // <run>/ckpt
   int keep_last = 2;
   std::int64_t file_bytes = 4ll << 30;  // a data file is closed at this size
-  io::QueueConfig queue;
+  io::QueueConfig queue = {};
+  /// Told when an old checkpoint could not be removed; the new one is committed all the same.
+  std::function<void(const std::string&)> warn = {};
 };
 
 /// Writes checkpoints: every rank stages its shards, all vote, rank 0 writes the manifest last and
 /// renames. A directory without a leading dot is complete and verifiable; an aborted attempt
 /// changes nothing. Obeys `snapshot`: the program streams packs through it, one block at a time.
+/// Constructor, begin and commit are collective.
 class Writer final : public Snapshotter {
  public:
-  /// `dict`: what this rank owns, in the order in which snapshots come.
+  /// `dict`: what this rank owns, in the order in which snapshots come. Rank 0 creates `root` and
+  /// removes what dead attempts left there; the run's lock guarantees that no attempt is alive.
   Writer(WriterConfig config, StateDict dict, Communicator& ranks);
   ~Writer() override;
   /// Opens a staging directory. Throws io, naming need and free bytes, when the disk is too small.
+  /// The state of rank 0 is the one that is saved.
   void begin(const RunState& state);
+  /// Copies every entry of the dict that lies in the instruction's block; the bytes may change as
+  /// soon as it returns. A failure is kept for commit(), where all ranks learn of it together.
   void snapshot(const Instruction& instruction, const Held& packs) override;
   /// fsync, vote, manifest, rename, retention. Returns the directory. Throws io; the attempt is
   /// then gone and earlier checkpoints are as they were.
   std::filesystem::path commit();
+  /// Ends the attempt, if there is one; nothing of it becomes visible.
   void abort() noexcept;
 
  private:

@@ -1,1 +1,57 @@
 #pragma once
+// Included by core/math.h. Branch-free, so that loops over these vectorise: a select replaces each
+// branch, and every step is a single rounding that all instruction sets share.
+
+namespace strata {
+
+inline float exp_(float x) {
+  // x = n ln2 + r, |r| <= ln2 / 2. Adding 1.5 * 2^23 rounds to an integer in the low mantissa bits.
+  constexpr float kRound = 12582912.f;
+  const float shifted = fma_(x, 1.44269504f, kRound);
+  const float n = shifted - kRound;
+  const float r = fma_(n, -1.42860677e-6f, fma_(n, -0.693145752f, x));
+  float p = 1.98527617e-4f;
+  p = fma_(p, r, 1.39304355e-3f);
+  p = fma_(p, r, 8.33336077e-3f);
+  p = fma_(p, r, 4.16664854e-2f);
+  p = fma_(p, r, 1.66666672e-1f);
+  p = fma_(p, r, 0.5f);
+  p = fma_(p * r, r, r) + 1.f;
+  // 2^n in two factors, since 2^128 is no float and 2^-126 / 2 no normal one.
+  const std::uint32_t k = std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u;
+  const std::uint32_t half = static_cast<std::uint32_t>(static_cast<std::int32_t>(k) >> 1);
+  const float a = std::bit_cast<float>((half + 127u) << 23);
+  const float b = std::bit_cast<float>((k - half + 127u) << 23);
+  const float y = p * a * b;
+  const float high = x > 88.7f ? std::bit_cast<float>(0x7f800000u) : y;
+  return x < -87.3f ? 0.f : high;
+}
+
+inline float tanh_(float x) {
+  const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
+  const float e = exp_(-2.f * std::bit_cast<float>(u & 0x7fffffffu));
+  const float t = (1.f - e) / (1.f + e);
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(t) | (u & 0x80000000u));
+}
+
+inline float log_(float x) {
+  // x = m 2^e with m in [sqrt(1/2), sqrt(2)), so that e = 0 around 1 and nothing cancels there.
+  constexpr std::uint32_t kSqrtHalf = 0x3f3504f3u;
+  const std::uint32_t u = std::bit_cast<std::uint32_t>(x) - kSqrtHalf;
+  const float e = static_cast<float>(static_cast<std::int32_t>(u) >> 23);
+  const float f = std::bit_cast<float>((u & 0x007fffffu) + kSqrtHalf) - 1.f;
+  const float z = f * f;
+  float p = 7.0376836292e-2f;
+  p = fma_(p, f, -1.1514610310e-1f);
+  p = fma_(p, f, 1.1676998740e-1f);
+  p = fma_(p, f, -1.2420140846e-1f);
+  p = fma_(p, f, 1.4249322787e-1f);
+  p = fma_(p, f, -1.6668057665e-1f);
+  p = fma_(p, f, 2.0000714765e-1f);
+  p = fma_(p, f, -2.4999993993e-1f);
+  p = fma_(p, f, 3.3333331174e-1f);
+  const float tail = fma_(e, -2.12194440e-4f, p * f * z);
+  return fma_(e, 0.693359375f, f + fma_(-0.5f, z, tail));
+}
+
+}  // namespace strata

@@ -89,4 +89,8 @@ void transpose(
   transpose_of<float>(to, from, r, c);
 }
 
+std::string matmul_library() {
+  return cpu::product_library();
+}
+
 }  // namespace strata

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "core/program.h"
 #include "core/runtime.h"
@@ -41,6 +42,9 @@ void matmul(const Tensor& C,
             Accumulate mode,
             std::span<std::byte> scratch,
             Stream& stream);
+
+/// Name and version of the matrix library: part of the numeric environment of a run.
+std::string matmul_library();
 
 /// to (c, r) = from (r, c) transposed; same dtype, both contiguous.
 void transpose(

@@ -95,9 +95,11 @@ struct Slice {
   Tensor master;           // (numel) f32
   Tensor working;          // (numel) bf16; empty in WeightFormat::f32
   std::int64_t numel() const { return master.numel(); }
-  WeightView<float> f32() const {
-    return {master.data<float>(), working ? working.data<bf16>() : nullptr};
+  template <class T>
+  WeightView<T> view() const {
+    return {master.data<T>(), working ? working.data<bf16>() : nullptr};
   }
+  WeightView<float> f32() const { return view<float>(); }
 };
 /// The gradient of the same range: reduced, divided by the step's token count, not yet clipped.
 struct SliceIn {
@@ -109,6 +111,8 @@ struct SliceIn {
 class StateViews {
  public:
   void set(std::string_view field, Tensor view) { fields_.push_back({field, view}); }
+  /// Forgets the views and keeps the memory, so that one object serves all slices of a run.
+  void clear() { fields_.clear(); }
   Tensor& operator[](std::string_view field);
 
  private:

@@ -28,11 +28,13 @@ using StateDict = std::vector<StateEntry>;
 /// What a checkpoint says of a run besides tensors.
 struct RunState {
   std::int64_t step = 0;
+  std::int64_t updates = 0;  // steps that were not skipped
   std::int64_t tokens = 0;   // seen so far
   std::int64_t samples = 0;  // data cursor: index of the next sample
   std::uint64_t seed = 0;
   std::string numeric_hash;                                // of the settings that may change bits
   std::map<std::string, std::string> numeric_environment;  // library versions, instruction set
+  std::map<std::string, std::string> files;     // put beside the tensors: config.json, tokenizer
   std::map<std::string, std::string> settings;  // the resolved config, dotted key to value
 };
 

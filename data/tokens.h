@@ -20,8 +20,9 @@ class TokenStream {
 };
 
 /// Encodes text files one after the other, or opens .tok files. Every text file is validated as
-/// UTF-8 first. Throws data: file missing, empty, invalid UTF-8 (with the byte offset), .tok of
-/// another tokenizer or damaged.
+/// UTF-8 first and is one document: it starts with bos(), if the tokenizer has one. Throws data:
+/// file missing, a directory, empty, invalid UTF-8 (with the byte offset), .tok of another
+/// tokenizer or damaged.
 std::unique_ptr<TokenStream> open_tokens(std::span<const std::filesystem::path> files,
                                          const Tokenizer& tokenizer);
 /// Range [begin, end) of a stream, which must outlive it.
@@ -29,12 +30,14 @@ std::unique_ptr<TokenStream> slice_tokens(const TokenStream& stream,
                                           std::int64_t begin,
                                           std::int64_t end);
 /// Writes a .tok file: 4096-byte header (magic, version, count, width, vocabulary, tokenizer
-/// digest, checksum), tokens.
+/// digest), tokens (u16 below a vocabulary of 65536, else u32), CRC-32C of each 64 MiB of them. An
+/// old file of that name stays until the new one is whole and on disk.
 void write_tok(const std::filesystem::path& file,
                const TokenStream& stream,
                const Tokenizer& tokenizer);
 
-/// Contiguous tail split: the last ceil(fraction * n) tokens validate.
+/// Contiguous tail split: the last ceil(fraction * n) tokens validate. Throws config unless 0 <=
+/// fraction < 1.
 struct Split {
   std::int64_t train_end = 0;
 };
@@ -48,8 +51,9 @@ class WindowSampler {
  public:
   WindowSampler(const TokenStream& stream, std::int64_t T, std::uint64_t seed);
   std::int64_t start_of(std::int64_t sample) const;
+  std::int64_t windows() const { return windows_; }
   /// Fills the micro-batch's B rows with samples first .. first + B - 1. Tensors are allocated if
-  /// absent.
+  /// absent, else they must be (B, T).
   void fill(MicroBatch& batch, std::int64_t first_sample, std::int64_t B) const;
 
  private:
@@ -59,8 +63,11 @@ class WindowSampler {
 };
 
 /// Evaluation over the whole stream in order: windows of T tokens without overlap, every target
-/// once; the tail window is padded with masked targets. Returns the number of windows.
+/// once; the tail window is padded with masked targets. Returns the number of windows. Throws data
+/// when the stream has fewer than 2 tokens: the first is nobody's target.
 std::int64_t evaluation_windows(const TokenStream& stream, std::int64_t T);
+/// Rows are windows first .. first + B - 1; rows past the last window are masked throughout, so
+/// that every batch may have the same shape.
 void fill_evaluation(const TokenStream& stream,
                      std::int64_t T,
                      std::int64_t first_window,

@@ -44,7 +44,9 @@ void install_signal_handlers() {
   }
 }
 
-bool stop_requested() { return first_signal.load() != 0; }
+bool stop_requested() {
+  return first_signal.load() != 0;
+}
 
 const char* stop_signal() {
   switch (first_signal.load()) {

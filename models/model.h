@@ -1,5 +1,4 @@
 #pragma once
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -14,7 +13,7 @@ namespace strata::models {
 std::vector<std::unique_ptr<Block>> build_blocks(const ModelConfig& config);
 
 /// Own parameters' values at step 0 from (seed, tensor id, element): element i of any range is the
-/// same whatever range is asked. to: elements [begin, begin + numel) f32.
+/// same whatever range is asked. to: elements [begin, begin + numel) f32. Compute thread only.
 void init_param(const ParamSpec& spec, std::uint64_t seed, std::int64_t begin, std::span<float> to);
 
 }  // namespace strata::models

@@ -11,7 +11,8 @@
 
 namespace strata::optim {
 
-/// What a parameter's update asks for in one step, beyond its slice, gradient and state.
+/// What a parameter's update asks for in one step, beyond its slice, gradient and state. Memory and
+/// program are planned once: workspace_bytes and stat_phases of step 1 bound those of every step.
 struct Needs {
   std::int64_t workspace_bytes = 0;
   int stat_phases = 0;  // how often stats() is called before update(); 0: no reduction
@@ -35,14 +36,18 @@ class Optimizer {
   virtual Needs needs(const ParamInfo&, std::int64_t /*step*/) const { return {}; }
   /// State of a fresh slice; bytes arrive zeroed.
   virtual void init(const ParamInfo&, StateViews&, Stream&) const {}
-  /// Adds this slice's share of phase `phase` to `partial` in fixed chunks; the caller adds shares
-  /// in global order.
+  /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks;
+  /// shares are added in global order by the caller. `totals`: those of the phases before, `stats`
+  /// doubles each. State may be changed.
   virtual void stats(const SliceIn&,
                      StateViews&,
+                     std::span<const double> /*totals*/,
                      std::span<double> /*partial*/,
                      int /*phase*/,
+                     Workspace&,
                      const StepInfo&,
                      Stream&) {}
+  /// `totals`: of all phases of the parameter, in order.
   virtual void update(Slice& weight,
                       const SliceIn& grad,
                       StateViews& state,

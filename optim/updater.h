@@ -19,11 +19,12 @@ struct BlockState {
   StateDict entries;  // weights (master where there is one) and every field, this rank's ranges
 };
 
-/// Obeys norm and update: cuts slices out of packs and hands them to the method.
+/// Obeys norm, stats and update: cuts slices out of packs and hands them to the method.
 class OptimizerUpdater final : public Updater {
  public:
   /// `specs`: one per block, in order. `shards`: ranges of every tensor and their owners; empty:
-  /// all ours.
+  /// all ours. Throws internal when the ranges of a tensor do not cover it once, or are cut where
+  /// the method or the norm chunk (kChunk) does not allow it.
   OptimizerUpdater(std::shared_ptr<Optimizer> method,
                    std::vector<BlockSpec> specs,
                    std::vector<ShardSpec> shards,
@@ -32,9 +33,17 @@ class OptimizerUpdater final : public Updater {
   ~OptimizerUpdater() override;
   const BlockState& block(int index) const;
   std::int64_t workspace_bytes() const;
+  /// Reductions that the method needs before an update; StepShape::stat_phases of the program.
+  int stat_phases() const;
   /// Fills a fresh state pack: zeros, then Optimizer::init, then master = weights.
   void init_state(int block, std::span<std::byte> weights, std::span<std::byte> state) const;
+  /// partials[block] gets one entry per kChunk elements of each parameter, in order; chunks that
+  /// another rank owns are 0, so that ranks are combined by adding element by element.
   void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
+  /// scalars.stats gets one slot per active parameter and shard for every phase so far.
+  void stats(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
+  /// Where the next generation is among `packs` (stats and update before `decide`), the first of
+  /// them copies the current one there; only the copy is changed, with grad_scale 1.
   void update(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
 
  private:

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "core/matmul.h"
 
@@ -16,5 +17,8 @@ void product(std::byte* C,
              const MatmulShape& shape,
              Accumulate mode,
              std::span<std::byte> scratch);
+
+/// Name and version of what computes the products.
+std::string product_library();
 
 }  // namespace strata::cpu

@@ -172,4 +172,10 @@ void product(std::byte* C,
   run_prepared(C, A, B, shape, mode, scratch);
 }
 
+std::string product_library() {
+  const dnnl_version_t* v = dnnl_version();
+  return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
+         std::to_string(v->patch);
+}
+
 }  // namespace strata::cpu

@@ -51,4 +51,8 @@ void product(std::byte* C,
   }
 }
 
+std::string product_library() {
+  return "plain loops";
+}
+
 }  // namespace strata::cpu

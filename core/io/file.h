@@ -17,7 +17,10 @@ struct FdTraits {
 };
 using Fd = Handle<FdTraits>;
 
+/// create_new: fails if the file exists. read_write: created if absent.
 enum class Open : std::uint8_t { read, create_new, read_write };
+/// direct: past the page cache where the file system allows it; offsets, sizes and addresses are
+/// then multiples of 4096.
 enum class Caching : std::uint8_t { page_cache, direct };
 
 /// Errors of every call: Errc::io with path, operation and reason; a full disk says how many bytes
@@ -39,6 +42,8 @@ void sync_file(const Fd& fd, const std::filesystem::path& path);
 void sync_directory(const std::filesystem::path& directory);
 /// Fails if `to` exists.
 void rename_new(const std::filesystem::path& from, const std::filesystem::path& to);
+/// What rename_new does on file systems without RENAME_NOREPLACE.
+void rename_new_emulated(const std::filesystem::path& from, const std::filesystem::path& to);
 /// Writes next to `path`, fsyncs, renames over it, fsyncs the directory: readers see old or new,
 /// never a part.
 void replace_file(const std::filesystem::path& path, std::string_view text);

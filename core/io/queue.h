@@ -22,7 +22,8 @@ struct Request {
 using Ticket = std::uint64_t;
 
 /// Test seam: what the kernel's answer to the n-th operation becomes. Called with the operation and
-/// its result (bytes, or -errno); returns the result to use. Empty in production.
+/// its result (bytes, or -errno); returns the result to use. One call at a time, possibly on a
+/// thread of the queue. Empty in production.
 using FaultInjector = std::function<std::int64_t(const Request&, std::int64_t result)>;
 
 /// Asynchronous reads and writes. Short transfers are continued, EINTR and EAGAIN retried; any
@@ -32,9 +33,10 @@ class Queue {
  public:
   virtual ~Queue() = default;
   virtual Ticket submit(Request request) = 0;
-  /// Blocks until this request is complete; rethrows its error.
+  /// Blocks until this request is complete and forgets it; rethrows its error. A ticket is waited
+  /// for once.
   virtual void wait(Ticket ticket) = 0;
-  /// Blocks until all are; rethrows the first error.
+  /// Blocks until all are and forgets them; rethrows the first error in the order of submission.
   virtual void wait_all() = 0;
   virtual std::string_view engine() const = 0;  // "io_uring" | "threads"
 };
@@ -45,7 +47,7 @@ struct QueueConfig {
       Engine::automatic;  // automatic: io_uring if the kernel grants a ring, else threads
   int depth = 32;
   std::int64_t block_bytes = 1 << 20;  // larger requests are cut
-  FaultInjector fault;
+  FaultInjector fault = {};
 };
 /// Throws config when a named engine is not available.
 std::unique_ptr<Queue> make_queue(QueueConfig config = {});

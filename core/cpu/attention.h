@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "core/graph.h"
+
+namespace strata::cpu {
+
+/// Keys and queries of a tile. A numeric setting: it fixes the order in which a softmax sees its
+/// keys. Multiple of the register block (6, 16).
+inline constexpr std::int64_t kAttentionTile = 48;
+
+/// B sequences of T tokens, H query heads and K key heads of D channels. `slices`: how many units
+/// of work have scratch at the same time; it never changes a bit.
+struct AttentionDims {
+  std::int64_t B, T, H, K, D;
+  std::int64_t slices;
+};
+
+std::int64_t attention_forward_scratch_bytes(const AttentionDims& dims);
+std::int64_t attention_backward_scratch_bytes(const AttentionDims& dims);
+
+// q, y: (B, T, H * D); k, v: (B, T, K * D); lse: (B, H, T) f32; documents: (B, T) i32.
+void attention_forward(const Tensor& y,
+                       const Tensor& lse,
+                       const Tensor& q,
+                       const Tensor& k,
+                       const Tensor& v,
+                       const Tensor& documents,
+                       const AttentionDims& dims,
+                       std::span<std::byte> scratch);
+
+struct AttentionSaved {
+  const Tensor &q, &k, &v, &y, &lse;
+};
+void attention_backward(const GradSink& dq,
+                        const GradSink& dk,
+                        const GradSink& dv,
+                        const Tensor& dy,
+                        const AttentionSaved& saved,
+                        const Tensor& documents,
+                        const AttentionDims& dims,
+                        std::span<std::byte> scratch);
+
+/// out[i] = the columns of x that belong to it.
+void split_forward(std::span<const Tensor> out, const Tensor& x);
+void split_backward(const GradSink& dx, std::span<const Tensor> grad_out);
+
+}  // namespace strata::cpu

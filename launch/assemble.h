@@ -1,0 +1,83 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/executor.h"
+#include "core/schedule.h"
+#include "core/state_dict.h"
+#include "models/hf.h"
+#include "offload/planner.h"
+#include "optim/optimizer.h"
+
+namespace strata::launch {
+
+/// What is computed: a model, the shape of a step, a method. No data, no places.
+struct Computation {
+  models::ModelConfig model;
+  std::int64_t T = 0;             // tokens of a sequence
+  std::int64_t B = 0;             // sequences of a micro-batch
+  std::int64_t G = 0;             // micro-batches of a step
+  std::int64_t evaluation_G = 0;  // micro-batches of one evaluation run; 0: none
+  DType dtype = DType::f32;
+  Order order = Order::micro_batch_major;
+  UpdateMode update = UpdateMode::after_norm;
+  std::string method = "adamw";
+  std::vector<optim::Setting> method_settings;
+};
+
+/// The rooms tied together on paper: programs and their plan, nothing allocated.
+class Blueprint {
+ public:
+  explicit Blueprint(const Computation& computation);
+  ~Blueprint();
+  const Computation& computation() const;
+  const offload::Plan& plan() const;
+  const Program& step_program() const;
+  /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
+  double step_flops() const;
+  struct Impl;
+  Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The rooms tied together in memory: what the commands drive.
+class Engine {
+ public:
+  /// Throws infeasible when the plan does not fit the budgets; nothing is allocated then.
+  Engine(std::unique_ptr<Blueprint> blueprint, const offload::Budgets& budgets);
+  ~Engine();
+
+  /// Fresh state, weights from `load` (streams every parameter) or, if empty, from (seed, tensor,
+  /// element).
+  void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
+  /// Fills every stored field of every tensor through `read` (tensor, state, first value,
+  /// destination).
+  using StateReader = std::function<void(const std::string& tensor,
+                                         const std::string& state,
+                                         std::int64_t begin,
+                                         std::span<std::byte> to)>;
+  void restore(const StateReader& read);
+
+  /// One training step. `scalars.inputs` in, results out.
+  void step(StepScalars& scalars);
+  /// Sum of the losses of evaluation_G micro-batches, nats.
+  double evaluate(std::span<const MicroBatch> batches);
+  /// Runs the snapshot program through the checkpointer.
+  void snapshot(Snapshotter& to);
+  /// What this rank stores, in the order of the snapshot program.
+  StateDict state_dict() const;
+  const Ledger& ledger() const;
+  const Blueprint& blueprint() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace strata::launch

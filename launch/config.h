@@ -1,0 +1,127 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/io/queue.h"
+#include "core/schedule.h"
+#include "core/tensor.h"
+#include "launch/config_sources.h"
+#include "optim/lr_schedule.h"
+
+namespace strata::launch {
+
+/// The settings of a run, typed. Absent (nullopt): what the model, the machine or the planner says.
+struct ModelSettings {
+  std::string preset;     // empty when init_from is given
+  std::string init_from;  // directory or file with weights
+  std::optional<double> dropout;
+  std::optional<bool> bias;
+  std::optional<std::int64_t> L, C, H, K, F, max_T;
+};
+struct DataSettings {
+  std::vector<std::string> train;
+  std::vector<std::string> valid;  // files; empty: valid_fraction of the training text
+  double valid_fraction = 0;
+  std::string tokenizer;  // "byte", "chars" or a directory
+};
+enum class OnNonfinite : std::uint8_t { skip, stop };
+struct TrainSettings {
+  std::int64_t steps = 0;
+  std::int64_t seq_len = 0;  // T; 0 until Settings::complete
+  std::int64_t batch_tokens = 0;
+  std::int64_t micro_batch = 0;  // sequences; 0 until Settings::complete
+  std::uint64_t seed = 0;
+  DType dtype = DType::f32;
+  Order order = Order::micro_batch_major;
+  optim::LrScheduleConfig schedule;
+  OnNonfinite on_nonfinite = OnNonfinite::skip;
+  std::int64_t eval_every = 0;   // steps; 0: never
+  std::int64_t eval_tokens = 0;  // 0: all
+};
+struct OptimSettings {
+  std::string method;
+  double clip = 0;  // of the global norm; 0: none
+  /// Of the method, without "optim."; the optimizer judges them.
+  std::vector<std::pair<std::string, std::string>> settings;
+};
+struct MemorySettings {
+  /// How much device memory a step may use: bytes, or what a word asks for.
+  enum class Device : std::uint8_t { bytes, automatic, minimum } device = Device::automatic;
+  std::int64_t device_bytes = 0;
+};
+struct CheckpointSettings {
+  std::int64_t every = 0;  // steps; 0: at the end only
+  std::int64_t keep_last = 0;
+};
+enum class Resume : std::uint8_t { automatic, never, path };
+struct RunConfig {
+  ModelSettings model;
+  DataSettings data;
+  TrainSettings train;
+  OptimSettings optim;
+  UpdateMode update = UpdateMode::after_norm;
+  MemorySettings memory;
+  CheckpointSettings checkpoint;
+  std::string run_dir;
+  Resume resume = Resume::automatic;
+  std::string resume_path;
+  io::QueueConfig::Engine io_engine = io::QueueConfig::Engine::automatic;
+  std::int64_t threads = 0;  // 0: all
+};
+
+/// One setting as `config show` prints it and a checkpoint keeps it.
+struct Resolved {
+  std::string text;    // canonical: equal values have equal texts; accepted back on any path
+  std::string origin;  // "default", "run.toml:3", "STRATA_TRAIN__STEPS", "command line", ...
+};
+
+/// Every setting of a run, with where it came from.
+class Settings {
+ public:
+  /// Later sources win: default < restored < file < environment < command line. Throws config, in
+  /// one line with the key and its place, for unknown keys (with the nearest known one), duplicates
+  /// within a source, wrong types and values out of range.
+  explicit Settings(const Sources& sources);
+
+  /// Replaces what depends on the model and the method by what it comes to: train.seq_len (at most
+  /// 256 and `max_T`), train.micro_batch, and settings of the method left at their defaults. Throws
+  /// config when the sizes of a step do not divide.
+  void complete(std::int64_t max_T,
+                std::span<const std::pair<std::string, std::string>> method_defaults);
+
+  const RunConfig& config() const { return config_; }
+  const std::map<std::string, Resolved>& values() const { return values_; }
+  /// XXH3 of the settings that may change bits, 16 hex digits. Equal for equal runs only after
+  /// complete().
+  std::string numeric_hash() const;
+  /// All values as a TOML file, one dotted key a line.
+  std::string toml() const;
+
+ private:
+  void apply(std::span<const Entry> entries);
+  void set(const std::string& key, std::string text, std::string origin);
+  void choose_model();
+  void refill();
+
+  std::map<std::string, Resolved> values_;
+  RunConfig config_;
+};
+
+/// Sequences in a micro-batch where train.micro_batch is 0: at most 4096 tokens and at least four
+/// micro-batches a step where the batch has them. Depends on nothing else, so that neither memory
+/// nor device nor world size changes a bit.
+std::int64_t default_micro_batch(std::int64_t seq_len, std::int64_t batch_tokens);
+
+/// Help for the settings under any of these prefixes ("train", "model.preset").
+std::string settings_help(std::span<const std::string_view> prefixes);
+/// JSON Schema of the configuration file.
+std::string settings_schema();
+
+}  // namespace strata::launch

@@ -1,0 +1,162 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "launch/config.h"
+#include "launch/fields.h"
+
+namespace strata::launch {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string value_name(const Field& field) {
+  switch (field.type) {
+    case FieldType::integer:
+    case FieldType::size:
+      return "N";
+    case FieldType::bytes:
+      return "BYTES";
+    case FieldType::real:
+      return "X";
+    case FieldType::boolean:
+      return "true|false";
+    case FieldType::text:
+      return "TEXT";
+    case FieldType::list:
+    case FieldType::list_or_fraction:
+      return "A,B";
+    case FieldType::choice:
+      return fmt::format("{}", fmt::join(field.words, "|"));
+  }
+  return {};
+}
+
+bool under(std::string_view key, std::string_view prefix) {
+  return key.starts_with(prefix) && (key.size() == prefix.size() || key[prefix.size()] == '.');
+}
+
+std::string help_line(std::string_view left, std::string_view help) {
+  constexpr std::size_t kColumn = 38;
+  if (left.size() + 4 > kColumn) {
+    return fmt::format("  {}\n{:{}}{}\n", left, "", kColumn, help);
+  }
+  return fmt::format("  {:<{}}{}\n", left, kColumn - 2, help);
+}
+
+Json with_words(Json type, const Field& field) {
+  if (field.words.empty()) {
+    return type;
+  }
+  Json words = Json::array();
+  for (const std::string_view word : field.words) {
+    words.push_back(std::string(word));
+  }
+  return {{"anyOf", Json::array({std::move(type), Json{{"enum", std::move(words)}}})}};
+}
+
+Json number_schema(const Field& field, const char* type) {
+  Json schema{{"type", type}, {"minimum", field.min}};
+  if (std::isfinite(field.max)) {
+    schema["maximum"] = field.max;
+  }
+  return schema;
+}
+
+Json accepted(const Field& field) {
+  const Json texts{{"type", "array"}, {"items", {{"type", "string"}}}};
+  const auto with_text = [](Json number, const char* pattern) {
+    const Json text{{"type", "string"}, {"pattern", pattern}};
+    return Json{{"anyOf", Json::array({std::move(number), text})}};
+  };
+  switch (field.type) {
+    case FieldType::integer:
+      return with_words(number_schema(field, "integer"), field);
+    case FieldType::size:
+      return with_words(with_text(number_schema(field, "integer"), "^[0-9]+[kMG]?$"), field);
+    case FieldType::bytes:
+      return with_words(with_text(number_schema(field, "integer"), "^[0-9.]+ *([KMGT]i?B|B)?$"),
+                        field);
+    case FieldType::real:
+      return with_words(number_schema(field, "number"), field);
+    case FieldType::boolean:
+      return with_words({{"type", "boolean"}}, field);
+    case FieldType::text:
+      return {{"type", "string"}};
+    case FieldType::list:
+      return {{"anyOf", Json::array({texts, Json{{"type", "string"}}})}};
+    case FieldType::list_or_fraction:
+      return {{"anyOf",
+               Json::array({texts, Json{{"type", "string"}}, number_schema(field, "number")})}};
+    case FieldType::choice:
+      return {{"enum", field.words}};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string settings_help(std::span<const std::string_view> prefixes) {
+  std::string text;
+  for (const Field& field : fields()) {
+    if (std::ranges::any_of(prefixes, [&](std::string_view p) { return under(field.key, p); })) {
+      const std::string_view initial = field.default_text.empty() ? "none" : field.default_text;
+      text += help_line(fmt::format("--{}={}", field.key, value_name(field)),
+                        fmt::format("{} [{}]", field.help, initial));
+    }
+  }
+  return text;
+}
+
+std::string options_help(std::span<const Option> options) {
+  std::string text;
+  for (const Option& option : options) {
+    text += help_line(option.value.empty() ? option.name : option.name + " " + option.value,
+                      option.help);
+  }
+  return text;
+}
+
+std::string settings_schema() {
+  Json root{{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+            {"title", "strata run configuration"},
+            {"type", "object"},
+            {"additionalProperties", false},
+            {"properties", Json::object()}};
+  for (const Field& field : fields()) {
+    Json* at = &root;
+    std::string_view rest = field.key;
+    for (std::size_t dot = rest.find('.'); dot != std::string_view::npos; dot = rest.find('.')) {
+      const std::string section(rest.substr(0, dot));
+      at = &(*at)["properties"][section];
+      // A method's own settings stand beside optim.method.
+      (*at)["type"] = "object";
+      (*at)["additionalProperties"] = section == "optim";
+      rest.remove_prefix(dot + 1);
+    }
+    Json schema = accepted(field);
+    schema["description"] = field.help;
+    schema["default"] = Json::parse(toml_value(&field, field.default_text));
+    (*at)["properties"][std::string(rest)] = std::move(schema);
+  }
+  return root.dump(2) + "\n";
+}
+
+std::string Settings::toml() const {
+  std::string text;
+  const auto line = [&](const std::string& key) {
+    text += key + " = " + toml_value(find_field(key), values_.at(key).text) + "\n";
+  };
+  for (const Field& field : fields()) {
+    line(std::string(field.key));
+  }
+  for (const auto& [key, value] : values_) {
+    if (is_method_setting(key)) {
+      line(key);
+    }
+  }
+  return text;
+}
+
+}  // namespace strata::launch

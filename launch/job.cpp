@@ -1,0 +1,172 @@
+#include "launch/job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/io/file.h"
+#include "core/runtime.h"
+#include "launch/model_dir.h"
+
+namespace strata::launch {
+namespace {
+
+constexpr std::int64_t kEvaluationMicroBatches = 8;  // of one run of the evaluation program
+
+std::vector<std::filesystem::path> paths(const std::vector<std::string>& names) {
+  return {names.begin(), names.end()};
+}
+
+std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config) {
+  const std::string& kind = config.data.tokenizer;
+  if (kind == "byte") {
+    return data::byte_tokenizer();
+  }
+  if (kind != "chars") {
+    return data::load_tokenizer(kind);
+  }
+  std::string text;
+  for (const auto* files : {&config.data.train, &config.data.valid}) {
+    for (const std::string& file : *files) {
+      text += io::read_text(file);
+    }
+  }
+  return data::chars_tokenizer(text);
+}
+
+JobData open_data(const RunConfig& config, std::unique_ptr<data::Tokenizer> tokenizer, Text need) {
+  JobData data;
+  data.tokenizer = std::move(tokenizer);
+  if (config.data.train.empty()) {
+    if (need == Text::optional) {
+      return data;
+    }
+    throw Error(Errc::config, "data: no text to train on; give --data.train=FILE[,FILE]");
+  }
+  data.text = data::open_tokens(paths(config.data.train), *data.tokenizer);
+  std::int64_t train_end = data.text->size();
+  if (!config.data.valid.empty()) {
+    data.valid_text = data::open_tokens(paths(config.data.valid), *data.tokenizer);
+    data.valid = data::slice_tokens(*data.valid_text, 0, data.valid_text->size());
+  } else if (config.data.valid_fraction > 0) {
+    train_end = data::tail_split(data.text->size(), config.data.valid_fraction).train_end;
+    data.valid = data::slice_tokens(*data.text, train_end, data.text->size());
+  }
+  data.train = data::slice_tokens(*data.text, 0, train_end);
+  return data;
+}
+
+/// The preset, or the config of the weights to start from, with the settings' changes.
+models::ModelConfig choose_model(const RunConfig& config, const data::Tokenizer& tokenizer) {
+  const ModelSettings& m = config.model;
+  const bool from_weights = !m.init_from.empty();
+  models::ModelConfig model =
+      from_weights ? models::read_config(m.init_from) : models::preset(m.preset);
+  const auto change = [](auto& field, const auto& wish) {
+    if (wish) {
+      field = *wish;
+    }
+  };
+  change(model.L, m.L);
+  change(model.C, m.C);
+  change(model.H, m.H);
+  change(model.max_T, m.max_T);
+  change(model.bias, m.bias);
+  if (m.dropout) {
+    model.dropout = static_cast<float>(*m.dropout);
+  }
+  if (m.C || m.H) {  // what follows from them, unless said too
+    model.D = model.C / std::max<std::int64_t>(1, model.H);
+    model.K = model.family == models::Family::gpt2 ? model.H : model.K;
+    model.F = model.family == models::Family::gpt2 ? 4 * model.C : model.F;
+  }
+  change(model.K, m.K);
+  change(model.F, m.F);
+  const bool tiny = !from_weights && m.preset.starts_with("tiny-");
+  if (tiny) {  // presets without a tokenizer of their own
+    model.V = tokenizer.vocab_size();
+  }
+  model.validate();
+  return model;
+}
+
+void require_vocabulary(const models::ModelConfig& model, const data::Tokenizer& tokenizer) {
+  if (tokenizer.vocab_size() > model.V) {
+    throw Error(
+        Errc::config,
+        fmt::format("model: its vocabulary of {} is smaller than the tokenizer's {}; choose "
+                    "another --data.tokenizer or model",
+                    model.V,
+                    tokenizer.vocab_size()));
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> method_defaults(const std::string& method) {
+  std::vector<std::pair<std::string, std::string>> defaults;
+  for (const optim::SettingInfo& s : optim::optimizer_settings(method)) {
+    defaults.emplace_back(s.name, s.default_value);
+  }
+  return defaults;
+}
+
+std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config) {
+  if (!data.valid) {
+    return 0;
+  }
+  const std::int64_t T = config.train.seq_len, B = config.train.micro_batch;
+  const std::int64_t windows = data::evaluation_windows(*data.valid, T);
+  return std::min(kEvaluationMicroBatches, (windows + B - 1) / B);
+}
+
+}  // namespace
+
+Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text) {
+  Job job{.settings = std::move(settings), .data = {}, .computation = {}, .init = {}};
+  const RunConfig& config = job.settings.config();
+  const bool resumed = !checkpoint.empty();
+  job.data =
+      open_data(config, resumed ? data::load_tokenizer(checkpoint) : make_tokenizer(config), text);
+
+  models::ModelConfig& model = job.computation.model;
+  model = resumed ? models::read_config(checkpoint) : choose_model(config, *job.data.tokenizer);
+  if (resumed && config.model.dropout) {
+    model.dropout = static_cast<float>(*config.model.dropout);
+  }
+  require_vocabulary(model, *job.data.tokenizer);
+  if (!config.model.init_from.empty() && !resumed) {
+    job.init = open_model(config.model.init_from).load;
+  }
+  job.settings.complete(model.max_T, method_defaults(config.optim.method));
+  config.train.schedule.validate(config.train.steps);
+
+  Computation& c = job.computation;
+  c.T = config.train.seq_len;
+  c.B = config.train.micro_batch;
+  c.G = config.train.batch_tokens / (c.T * c.B);
+  c.evaluation_G = evaluation_micro_batches(job.data, config);
+  c.dtype = config.train.dtype;
+  c.order = config.train.order;
+  c.update = config.update;
+  c.method = config.optim.method;
+  for (const auto& [name, value] : config.optim.settings) {
+    c.method_settings.push_back({name, value});
+  }
+  return job;
+}
+
+offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan) {
+  constexpr Tier kDevice{TierKind::device, 0};
+  switch (config.memory.device) {
+    case MemorySettings::Device::bytes:
+      return {{kDevice, config.memory.device_bytes}};
+    case MemorySettings::Device::minimum:
+      return {{kDevice, plan.tiers.at(kDevice).arena_bytes}};
+    case MemorySettings::Device::automatic:
+      break;
+  }
+  return {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}};
+}
+
+}  // namespace strata::launch

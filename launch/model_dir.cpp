@@ -1,0 +1,88 @@
+#include "launch/model_dir.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+
+namespace strata::launch {
+namespace {
+
+constexpr std::int64_t kPiece = 1 << 20;  // elements read at a time
+
+void load_checkpoint(const checkpoint::Reader& reader,
+                     const models::ModelConfig& config,
+                     const models::ParamSink& sink) {
+  std::vector<float> values;
+  for (const auto& block : models::build_blocks(config)) {
+    for (const ParamSpec& spec : block->spec().params) {
+      const std::int64_t numel = spec.info.shape.numel();
+      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
+        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
+        reader.read(spec.info.name, "weight", begin, std::as_writable_bytes(std::span(values)));
+        sink(spec, begin, values);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::filesystem::path find_checkpoint(const std::filesystem::path& directory) {
+  if (exists(directory / "MANIFEST.pb")) {
+    return directory;
+  }
+  const auto warn = [](const std::string& text) {
+    std::fprintf(stderr, "strata: %s\n", text.c_str());
+  };
+  if (!is_directory(directory / "ckpt")) {
+    return {};
+  }
+  return checkpoint::newest(directory / "ckpt", warn).value_or(std::filesystem::path());
+}
+
+ModelDir open_model(const std::filesystem::path& directory) {
+  if (!is_directory(directory)) {
+    throw Error(
+        Errc::format,
+        fmt::format(
+            "model: {} is not a directory; give a Hugging Face directory, a run or a checkpoint",
+            directory.string()));
+  }
+  ModelDir model;
+  model.path = find_checkpoint(directory);
+  if (!model.path.empty()) {
+    const auto reader = std::make_shared<checkpoint::Reader>(model.path);
+    model.config = models::read_config(model.path);
+    model.load = [reader, config = model.config](const models::ParamSink& sink) {
+      load_checkpoint(*reader, config, sink);
+    };
+  } else if (exists(directory / "config.json")) {
+    model.path = directory;
+    model.config = models::read_config(directory);
+    model.load = [directory, config = model.config](const models::ParamSink& sink) {
+      models::read_weights(directory, config, sink);
+    };
+  } else {
+    throw Error(Errc::format,
+                fmt::format("model: {} holds neither config.json nor a complete checkpoint",
+                            directory.string()));
+  }
+  model.tokenizer = data::load_tokenizer(model.path);
+  return model;
+}
+
+std::map<std::string, std::string> model_files(const models::ModelConfig& config,
+                                               const data::Tokenizer& tokenizer) {
+  std::map<std::string, std::string> files{{"config.json", models::config_json(config)}};
+  for (const auto& file : tokenizer.files()) {
+    files[file.name] = file.content;
+  }
+  return files;
+}
+
+}  // namespace strata::launch

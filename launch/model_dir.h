@@ -1,0 +1,34 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "models/hf.h"
+
+namespace strata::launch {
+
+/// A model on disk, whatever kind of directory it is: a Hugging Face directory, a run, or a
+/// checkpoint.
+struct ModelDir {
+  std::filesystem::path path;  // of what was opened: a run's newest checkpoint
+  models::ModelConfig config;
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  /// Streams every parameter through the sink.
+  std::function<void(const models::ParamSink&)> load;
+};
+/// Throws format, naming what the directory lacks, and data when the tokenizer is missing.
+ModelDir open_model(const std::filesystem::path& directory);
+
+/// The newest complete checkpoint of a run directory, or the directory itself if it is a
+/// checkpoint; empty: neither. Damaged checkpoints are named on stderr and passed over.
+std::filesystem::path find_checkpoint(const std::filesystem::path& directory);
+
+/// The files that make a checkpoint or an exported directory usable alone: config.json and the
+/// tokenizer's.
+std::map<std::string, std::string> model_files(const models::ModelConfig& config,
+                                               const data::Tokenizer& tokenizer);
+
+}  // namespace strata::launch

@@ -1,0 +1,169 @@
+// strata train, strata resume: one run.
+#include <cstdio>
+#include <cstdlib>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "core/parallel_for.h"
+#include "launch/commands.h"
+#include "launch/model_dir.h"
+#include "launch/plan_report.h"
+#include "launch/report.h"
+#include "launch/signals.h"
+#include "launch/trainer.h"
+
+namespace strata::launch {
+namespace {
+
+const std::vector<Option> kOptions{{"--json", "", "print one JSON object at the end"}};
+
+Arguments read(Words words) {
+  std::vector<const char*> raw;
+  for (const std::string& word : words) {
+    raw.push_back(word.c_str());
+  }
+  return read_arguments(raw, kOptions);
+}
+
+bool given(const Settings& settings, const char* key) {
+  return settings.values().at(key).origin != "default";
+}
+
+/// The checkpoint that the settings ask to go on from; empty: none.
+std::filesystem::path resume_from(const RunConfig& config) {
+  switch (config.resume) {
+    case Resume::automatic:
+      return find_checkpoint(config.run_dir);
+    case Resume::path: {
+      const auto found = find_checkpoint(config.resume_path);
+      if (found.empty()) {
+        throw Error(
+            Errc::format,
+            fmt::format("resume: {} is neither a run with a complete checkpoint nor a checkpoint; "
+                        "--resume auto starts afresh when there is none",
+                        config.resume_path));
+      }
+      return found;
+    }
+    case Resume::never:
+      break;
+  }
+  return {};
+}
+
+void print_end(const TrainResult& r, bool json) {
+  const auto share = [](std::int64_t a, std::int64_t b) {
+    return 100.0 * static_cast<double>(a) / static_cast<double>(b);
+  };
+  std::fprintf(stderr,
+               "memory: planned %s, used %s (%.1f %% of the plan), resident set %s at most\n",
+               offload::bytes_text(r.planned_bytes).c_str(),
+               offload::bytes_text(r.ledger_peak_bytes).c_str(),
+               share(r.ledger_peak_bytes, r.planned_bytes),
+               offload::bytes_text(r.resident_peak_bytes).c_str());
+  std::fprintf(stderr,
+               "%s at step %lld; checkpoint %s\n",
+               r.interrupted ? "stopped" : "done",
+               static_cast<long long>(r.step),
+               r.checkpoint.c_str());
+  if (json) {
+    const nlohmann::json object{
+        {"step", r.step},
+        {"loss", r.loss},
+        {"validation_loss",
+         r.validation_loss ? nlohmann::json(*r.validation_loss) : nlohmann::json(nullptr)},
+        {"planned_bytes", r.planned_bytes},
+        {"ledger_peak_bytes", r.ledger_peak_bytes},
+        {"resident_peak_bytes", r.resident_peak_bytes},
+        {"checkpoint", r.checkpoint.string()},
+        {"interrupted", r.interrupted}};
+    std::printf("%s\n", object.dump().c_str());
+  }
+}
+
+int run_settings(Sources sources, bool json) {
+  Settings first(sources);
+  const bool resume_asked = given(first, "resume") && first.config().resume != Resume::never;
+  const auto earlier = resume_asked ? Earlier::accept : Earlier::refuse;
+  const std::filesystem::path path = first.config().run_dir;
+  // A run that exists is locked before it is read; a new one is made when nothing else can fail.
+  std::unique_ptr<RunDir> dir;
+  if (exists(path)) {
+    dir = std::make_unique<RunDir>(path, earlier);
+  }
+  const auto checkpoint = resume_asked ? resume_from(first.config()) : std::filesystem::path();
+  if (!checkpoint.empty()) {  // a resumed run keeps its settings unless others are given
+    sources.restored = checkpoint::Reader(checkpoint).state().settings;
+    sources.restored.erase("resume");
+    sources.restored.erase("run.dir");
+  }
+  Settings settings(sources);
+  if (settings.config().threads > 0) {
+    set_thread_count(static_cast<int>(settings.config().threads));
+  }
+  install_signal_handlers();
+  Job job = make_job(std::move(settings), checkpoint, Text::required);
+  print_summary(job);
+  if (!dir) {
+    dir = std::make_unique<RunDir>(path, earlier);
+  }
+  const TrainResult result = run_training(std::move(job), *dir, checkpoint);
+  print_end(result, json);
+  return result.interrupted ? static_cast<int>(Errc::interrupted) : 0;
+}
+
+}  // namespace
+
+int train(Words words) {
+  const Arguments args = read(words);
+  if (args.help) {
+    constexpr std::string_view all[] = {"model",
+                                        "data",
+                                        "train",
+                                        "optim",
+                                        "numerics",
+                                        "memory",
+                                        "checkpoint",
+                                        "run",
+                                        "resume",
+                                        "io",
+                                        "threads"};
+    std::printf("usage: strata train [-c run.toml] [--KEY=VALUE ...]\n\n%s\n%s",
+                options_help(kOptions).c_str(),
+                settings_help(all).c_str());
+    return 0;
+  }
+  if (!args.positional.empty()) {
+    throw Error(Errc::config,
+                fmt::format("train: takes settings only, got '{}'; did you mean --run.dir={}?",
+                            args.positional[0],
+                            args.positional[0]));
+  }
+  return run_settings({{}, args.file, process_environment(), args.settings},
+                      args.options.contains("--json"));
+}
+
+int resume(Words words) {
+  Arguments args = read(words);
+  if (args.help || args.positional.size() != 1) {
+    if (args.help) {
+      std::printf(
+          "usage: strata resume RUN [--KEY=VALUE ...]   goes on with a run, with its settings\n");
+      return 0;
+    }
+    throw Error(Errc::config, "resume: needs one run directory; see strata resume --help");
+  }
+  const std::string& run = args.positional[0];
+  if (find_checkpoint(run).empty()) {
+    throw Error(Errc::format, fmt::format("resume: {} holds no complete checkpoint", run));
+  }
+  args.settings.push_back({"run.dir", {Raw::Kind::word, run, {}}, "command line"});
+  args.settings.push_back({"resume", {Raw::Kind::word, "auto", {}}, "command line"});
+  return run_settings({{}, args.file, process_environment(), args.settings},
+                      args.options.contains("--json"));
+}
+
+}  // namespace strata::launch

@@ -1,0 +1,261 @@
+#include "launch/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "checkpoint/checkpoint.h"
+#include "core/cpu/simd.h"
+#include "core/error.h"
+#include "core/kill_point.h"
+#include "core/matmul.h"
+#include "core/runtime.h"
+#include "launch/model_dir.h"
+#include "launch/report.h"
+#include "launch/signals.h"
+#include "parallel/self_communicator.h"
+
+namespace strata::launch {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr Tier kDevice{TierKind::device, 0};
+constexpr int kHopeless = 20;  // skipped steps in a row after which no later one will do better
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::map<std::string, std::string> numeric_environment() {
+  return {
+      {"isa", cpu::to_string(cpu::isa_level())}, {"matmul", matmul_library()}, {"device", "cpu"}};
+}
+
+class Trainer {
+ public:
+  Trainer(Job job, const RunDir& dir, const std::filesystem::path& checkpoint)
+      : job_(std::move(job)),
+        config_(job_.settings.config()),
+        dir_(dir),
+        engine_(make_engine()),
+        sampler_(*job_.data.train, job_.computation.T, config_.train.seed),
+        writer_(writer_config(), engine_.state_dict(), ranks_) {
+    if (checkpoint.empty()) {
+      engine_.start(config_.train.seed, job_.init);
+      state_.seed = config_.train.seed;
+    } else {
+      restore(checkpoint);
+    }
+    state_.settings.clear();
+    for (const auto& [key, value] : job_.settings.values()) {
+      state_.settings[key] = value.text;
+    }
+    state_.numeric_hash = job_.settings.numeric_hash();
+    state_.numeric_environment = numeric_environment();
+    state_.files = model_files(job_.computation.model, *job_.data.tokenizer);
+    report_ = std::make_unique<Report>(dir.path(), state_.step);
+    io::replace_file(dir.path() / "config.toml", job_.settings.toml());
+  }
+
+  TrainResult run();
+
+ private:
+  Engine make_engine() const {
+    auto blueprint = std::make_unique<Blueprint>(job_.computation);
+    const auto budgets = budgets_of(config_, blueprint->plan());
+    return Engine(std::move(blueprint), budgets);
+  }
+  checkpoint::WriterConfig writer_config() const {
+    return {.root = dir_.checkpoints(),
+            .keep_last = static_cast<int>(config_.checkpoint.keep_last),
+            .queue = {.engine = config_.io_engine}};
+  }
+  void restore(const std::filesystem::path& checkpoint);
+  void load_batches();
+  void step();
+  void evaluate();
+  void save();
+  bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
+
+  Job job_;
+  const RunConfig& config_;
+  const RunDir& dir_;
+  Engine engine_;
+  data::WindowSampler sampler_;
+  parallel::SelfCommunicator ranks_;
+  checkpoint::Writer writer_;
+  RunState state_;
+  std::unique_ptr<Report> report_;
+  std::vector<MicroBatch> batches_, evaluation_batches_;
+  StepScalars scalars_;
+  TrainResult result_;
+  std::int64_t saved_step_ = -1, evaluated_step_ = -1;
+  int skipped_in_a_row_ = 0;
+};
+
+void Trainer::restore(const std::filesystem::path& checkpoint) {
+  const checkpoint::Reader reader(checkpoint);
+  engine_.restore([&](const std::string& tensor,
+                      const std::string& field,
+                      std::int64_t begin,
+                      std::span<std::byte> to) { reader.read(tensor, field, begin, to); });
+  state_ = reader.state();
+  saved_step_ = checkpoint.parent_path() == dir_.checkpoints() ? state_.step : -1;
+  std::fprintf(stderr,
+               "resuming from %s after step %lld\n",
+               checkpoint.c_str(),
+               static_cast<long long>(state_.step));
+  if (state_.numeric_hash != job_.settings.numeric_hash()) {
+    for (const auto& [key, value] : job_.settings.values()) {
+      const auto old = state_.settings.find(key);
+      if (old != state_.settings.end() && old->second != value.text) {
+        std::fprintf(stderr,
+                     "  %s was %s, is now %s (%s)\n",
+                     key.c_str(),
+                     old->second.c_str(),
+                     value.text.c_str(),
+                     value.origin.c_str());
+      }
+    }
+  }
+  for (const auto& [key, value] : numeric_environment()) {
+    if (const std::string& old = state_.numeric_environment[key]; old != value) {
+      std::fprintf(
+          stderr,
+          "strata: warning: %s was %s and is %s: bits may differ from an undisturbed run\n",
+          key.c_str(),
+          old.c_str(),
+          value.c_str());
+    }
+  }
+}
+
+void Trainer::load_batches() {
+  batches_.resize(static_cast<std::size_t>(job_.computation.G));
+  const std::int64_t B = job_.computation.B;
+  for (std::size_t g = 0; g < batches_.size(); ++g) {
+    sampler_.fill(batches_[g], state_.samples + static_cast<std::int64_t>(g) * B, B);
+  }
+}
+
+void Trainer::step() {
+  const auto start = Clock::now();
+  load_batches();
+  const std::int64_t step = state_.step + 1;
+  const std::int64_t tokens = config_.train.batch_tokens;
+  scalars_.inputs.info = {
+      .step = state_.updates + 1,
+      .seed = config_.train.seed,
+      .lr = optim::learning_rate(config_.train.schedule, step, config_.train.steps)};
+  scalars_.inputs.batches = batches_;
+  scalars_.inputs.loss_tokens = tokens;
+  scalars_.inputs.clip = config_.optim.clip;
+  scalars_.stop_requested = stop_requested();
+  engine_.step(scalars_);
+
+  state_.step = step;
+  state_.tokens += tokens;
+  state_.samples += tokens / job_.computation.T;
+  const bool skipped = scalars_.outcome == Outcome::skip;
+  state_.updates += skipped ? 0 : 1;
+  skipped_in_a_row_ = skipped ? skipped_in_a_row_ + 1 : 0;
+  result_.loss = scalars_.loss;
+  report_->step({.step = step,
+                 .steps = config_.train.steps,
+                 .loss = scalars_.loss,
+                 .grad_norm = scalars_.grad_norm,
+                 .lr = scalars_.inputs.info.lr,
+                 .clipped = scalars_.outcome == Outcome::clip_below_one,
+                 .skipped = skipped,
+                 .tokens = tokens,
+                 .tokens_seen = state_.tokens,
+                 .seconds = seconds_since(start),
+                 .memory_bytes = engine_.ledger().peak(kDevice)});
+  kill_point("train.step");
+}
+
+/// The whole validation stream, or as many whole windows as eval_tokens allows.
+void Trainer::evaluate() {
+  const auto start = Clock::now();
+  const std::int64_t T = job_.computation.T, B = job_.computation.B;
+  std::int64_t windows = data::evaluation_windows(*job_.data.valid, T);
+  if (config_.train.eval_tokens > 0) {
+    windows = std::min(windows, std::max<std::int64_t>(1, config_.train.eval_tokens / T));
+  }
+  evaluation_batches_.resize(static_cast<std::size_t>(job_.computation.evaluation_G));
+  double sum = 0;
+  std::int64_t tokens = 0;
+  for (std::int64_t first = 0; first < windows;) {
+    for (MicroBatch& batch : evaluation_batches_) {
+      data::fill_evaluation(*job_.data.valid, T, first, B, batch);
+      auto* targets = batch.targets.data<std::int32_t>();
+      const std::int64_t allowed = std::clamp<std::int64_t>(windows - first, 0, B) * T;
+      std::fill(targets + allowed, targets + B * T, kMasked);
+      tokens +=
+          std::count_if(targets, targets + B * T, [](std::int32_t t) { return t != kMasked; });
+      first += B;
+    }
+    sum += engine_.evaluate(evaluation_batches_);
+  }
+  result_.validation_loss = sum / static_cast<double>(tokens);
+  evaluated_step_ = state_.step;
+  report_->evaluation(state_.step, *result_.validation_loss, tokens, seconds_since(start));
+}
+
+void Trainer::save() {
+  if (saved_step_ == state_.step) {
+    return;
+  }
+  writer_.begin(state_);
+  engine_.snapshot(writer_);
+  result_.checkpoint = writer_.commit();
+  saved_step_ = state_.step;
+}
+
+TrainResult Trainer::run() {
+  while (state_.step < config_.train.steps) {
+    step();
+    const bool stop = scalars_.stop_requested;
+    if (scalars_.outcome == Outcome::skip &&
+        (config_.train.on_nonfinite == OnNonfinite::stop || skipped_in_a_row_ == kHopeless)) {
+      save();  // no state changed, so what is saved is sound
+      throw Error(
+          Errc::numerics,
+          fmt::format("train: step {} has a loss of {} and a gradient norm of {}; {} is safe; "
+                      "lower train.schedule.lr or look at the data of this step",
+                      state_.step,
+                      scalars_.loss,
+                      scalars_.grad_norm,
+                      result_.checkpoint.string()));
+    }
+    if (!stop && job_.data.valid && due(config_.train.eval_every)) {
+      evaluate();
+    }
+    if (stop || due(config_.checkpoint.every)) {
+      save();
+    }
+    if (stop) {
+      result_.interrupted = true;
+      break;
+    }
+  }
+  if (!result_.interrupted && job_.data.valid && evaluated_step_ != state_.step) {
+    evaluate();
+  }
+  save();
+  result_.step = state_.step;
+  result_.planned_bytes = engine_.blueprint().plan().tiers.at(kDevice).peak_bytes;
+  result_.ledger_peak_bytes = engine_.ledger().peak(kDevice);
+  result_.resident_peak_bytes = resident_set().peak_bytes;
+  return result_;
+}
+
+}  // namespace
+
+TrainResult run_training(Job job, const RunDir& dir, const std::filesystem::path& checkpoint) {
+  return Trainer(std::move(job), dir, checkpoint).run();
+}
+
+}  // namespace strata::launch

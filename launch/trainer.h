@@ -1,0 +1,27 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "launch/job.h"
+#include "launch/run_dir.h"
+
+namespace strata::launch {
+
+/// How a run ended.
+struct TrainResult {
+  std::int64_t step = 0;
+  double loss = 0;
+  std::optional<double> validation_loss;
+  std::int64_t planned_bytes = 0, ledger_peak_bytes = 0, resident_peak_bytes = 0;
+  std::filesystem::path checkpoint;
+  bool interrupted = false;
+};
+
+/// Runs a job to its end, or to a wish to stop: steps, validation, checkpoints, report.
+/// `checkpoint`: where to go on from; empty: from the start. Throws numerics when on_nonfinite says
+/// stop or a run of skipped steps shows that it cannot recover.
+TrainResult run_training(Job job, const RunDir& dir, const std::filesystem::path& checkpoint);
+
+}  // namespace strata::launch

@@ -1,0 +1,30 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+
+#include "core/block.h"
+#include "core/pack.h"
+#include "models/runner.h"
+
+namespace strata::launch {
+
+/// Where a parameter's working weight lies.
+struct WeightPlace {
+  int block = 0;
+  std::int64_t offset = 0;
+};
+using WeightPlaces = std::map<TensorId, WeightPlace>;
+WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
+                           const models::GraphRunner& runner);
+
+/// Elements [begin, begin + values.size()) of a parameter into its weights pack, rounded to
+/// `dtype`.
+void write_weights(PackStore& store,
+                   const WeightPlace& place,
+                   DType dtype,
+                   std::int64_t begin,
+                   std::span<const float> values);
+
+}  // namespace strata::launch

@@ -1,0 +1,157 @@
+// GPT-2: learned positions, pre-norm, fused qkv, tanh GELU, tied head. Linears lie (in, out), as
+// Conv1D of the original. Radford et al., Language models are unsupervised multitask learners,
+// 2019. bias = false is nanoGPT's variant without biases.
+#include <cmath>
+
+#include "core/ops/activation.h"
+#include "core/ops/attention.h"
+#include "core/ops/embedding.h"
+#include "core/ops/linear.h"
+#include "core/ops/loss.h"
+#include "core/ops/norm.h"
+#include "core/ops/residual.h"
+#include "models/families.h"
+#include "models/params.h"
+
+namespace strata::models {
+namespace {
+
+constexpr Init kOnes{1.f, 0.f};
+constexpr Init kZeros{0.f, 0.f};
+
+class Embedding final : public Block {
+ public:
+  Embedding(const ModelConfig& config, ParamDeclarer& declare) : dropout_(config.dropout) {
+    spec_.name = "embedding";
+    const Init normal{0.f, config.init_std};
+    declare.add(spec_, "transformer.wte.weight", Role::embed, {config.V, config.C}, normal);
+    declare.add(spec_, "transformer.wpe.weight", Role::embed, {config.max_T, config.C}, normal);
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "gpt2.embedding"; }
+  Value build(Graph& graph, Value, std::span<const Value> params, bool) const override {
+    ParamCursor p(params);
+    const Value tokens = p.next();
+    const Value positions = p.next();
+    const Value x = named(graph, embedding(graph, tokens, positions), "embedded");
+    return dropout_ > 0 ? dropout(graph, x, dropout_) : x;
+  }
+
+ private:
+  BlockSpec spec_;
+  float dropout_;
+};
+
+class Decoder final : public Block {
+ public:
+  Decoder(const ModelConfig& config, std::int64_t index, ParamDeclarer& declare) : c_(config) {
+    spec_.name = "h." + std::to_string(index);
+    const std::string prefix = "transformer." + spec_.name + ".";
+    const Init normal{0.f, c_.init_std};
+    // Each block adds two branches to the residual stream: its variance stays that of the input.
+    const Init residual{0.f, c_.init_std / std::sqrt(2.f * static_cast<float>(c_.L))};
+    const auto vector = [&](const std::string& name, std::int64_t n, Init init) {
+      declare.add(spec_, prefix + name, Role::vector, {n}, init);
+    };
+    const auto affine = [&](const std::string& name, std::int64_t in, std::int64_t out, Init init) {
+      declare.add(spec_, prefix + name + ".weight", Role::matrix, {in, out}, init);
+      if (c_.bias) {
+        vector(name + ".bias", out, kZeros);
+      }
+    };
+    const auto norm = [&](const std::string& name) {
+      vector(name + ".weight", c_.C, kOnes);
+      if (c_.bias) {
+        vector(name + ".bias", c_.C, kZeros);
+      }
+    };
+    norm("ln_1");
+    affine("attn.c_attn", c_.C, 3 * c_.C, normal);
+    affine("attn.c_proj", c_.C, c_.C, residual);
+    norm("ln_2");
+    affine("mlp.c_fc", c_.C, c_.F, normal);
+    affine("mlp.c_proj", c_.F, c_.C, residual);
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "gpt2.decoder"; }
+
+  Value build(Graph& graph, Value x, std::span<const Value> params, bool) const override {
+    ParamCursor p(params);
+    const auto norm = [&](Value v, std::string name) {
+      const Value weight = p.next();
+      const Value bias = p.next_if(c_.bias);
+      return named(graph, layer_norm(graph, v, weight, bias, c_.norm_eps), std::move(name));
+    };
+    const auto affine = [&](Value v, std::string name) {
+      const Value weight = p.next();
+      const Value bias = p.next_if(c_.bias);
+      return named(graph, linear(graph, v, weight, bias, WeightLayout::in_out), std::move(name));
+    };
+    const std::int64_t widths[] = {c_.C, c_.C, c_.C};
+    const std::vector<Value> qkv = split(graph, affine(norm(x, "norm1"), "qkv"), widths);
+    const Value attended =
+        named(graph, attention(graph, qkv[0], qkv[1], qkv[2], c_.H, c_.K), "attended");
+    const Value middle = residual_dropout(graph, x, affine(attended, "projected"), c_.dropout);
+    named(graph, middle, "middle");
+    const Value hidden = affine(norm(middle, "norm2"), "hidden");
+    const Value activated = named(graph, gelu_tanh(graph, hidden), "activated");
+    return residual_dropout(graph, middle, affine(activated, "contracted"), c_.dropout);
+  }
+
+ private:
+  ModelConfig c_;
+  BlockSpec spec_;
+};
+
+class Head final : public Block {
+ public:
+  Head(const ModelConfig& config, ParamDeclarer& declare) : c_(config) {
+    spec_.name = "head";
+    declare.add(spec_, "transformer.ln_f.weight", Role::vector, {c_.C}, kOnes);
+    if (c_.bias) {
+      declare.add(spec_, "transformer.ln_f.bias", Role::vector, {c_.C}, kZeros);
+    }
+    if (c_.tied) {
+      spec_.borrows.push_back({0, 0, {c_.V, c_.C}});  // transformer.wte.weight
+    } else {
+      declare.add(spec_, "lm_head.weight", Role::head, {c_.V, c_.C}, {0.f, c_.init_std});
+    }
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "gpt2.head"; }
+
+  Value build(Graph& graph,
+              Value x,
+              std::span<const Value> params,
+              bool logits_only) const override {
+    ParamCursor p(params);
+    const Value weight = p.next();
+    const Value bias = p.next_if(c_.bias);
+    const Value normed = named(graph, layer_norm(graph, x, weight, bias, c_.norm_eps), "norm");
+    const Value table = p.next();
+    if (logits_only) {
+      return logits(graph, normed, table);
+    }
+    linear_cross_entropy(graph, normed, table);
+    return {};
+  }
+
+ private:
+  ModelConfig c_;
+  BlockSpec spec_;
+};
+
+}  // namespace
+
+Blocks gpt2_blocks(const ModelConfig& config) {
+  ParamDeclarer declare;
+  Blocks blocks;
+  blocks.push_back(std::make_unique<Embedding>(config, declare));
+  for (std::int64_t l = 0; l < config.L; ++l) {
+    blocks.push_back(std::make_unique<Decoder>(config, l, declare));
+  }
+  blocks.push_back(std::make_unique<Head>(config, declare));
+  return blocks;
+}
+
+}  // namespace strata::models

@@ -1,0 +1,44 @@
+#pragma once
+#include <span>
+#include <string>
+
+#include "core/block.h"
+#include "core/error.h"
+
+namespace strata::models {
+
+/// Declares the parameters of a model's blocks in order; ids count over the whole model.
+class ParamDeclarer {
+ public:
+  void add(BlockSpec& block, std::string name, Role role, Shape shape, Init init) {
+    block.params.push_back({{next_id_++, std::move(name), role, shape}, init});
+  }
+
+ private:
+  TensorId next_id_ = 0;
+};
+
+/// Takes a block's parameters in the order in which they were declared.
+class ParamCursor {
+ public:
+  explicit ParamCursor(std::span<const Value> params) : rest_(params) {}
+  Value next() {
+    STRATA_ASSERT(!rest_.empty());
+    const Value v = rest_.front();
+    rest_ = rest_.subspan(1);
+    return v;
+  }
+  /// A parameter that this model may lack.
+  Value next_if(bool present) { return present ? next() : Value{}; }
+
+ private:
+  std::span<const Value> rest_;
+};
+
+/// Names an activation slot for `plan --explain`.
+inline Value named(Graph& graph, Value v, std::string name) {
+  graph.info(v).name = std::move(name);
+  return v;
+}
+
+}  // namespace strata::models

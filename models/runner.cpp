@@ -1,0 +1,263 @@
+#include "models/runner.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "core/error.h"
+#include "core/runtime.h"
+
+namespace strata::models {
+namespace {
+
+using Use = BlockProgram::Use;
+
+std::int64_t as_pack(std::int64_t size_bytes) {
+  return pack_layout({&size_bytes, 1}).size_bytes;
+}
+
+PackLayout layout_of(std::span<const Shape> shapes, DType dtype) {
+  std::vector<std::int64_t> bytes;
+  for (const Shape& shape : shapes) {
+    bytes.push_back(shape.numel() * size_bytes(dtype));
+  }
+  return pack_layout(bytes);
+}
+
+/// Views of a pack's tensors.
+std::vector<Tensor> views(std::span<std::byte> pack,
+                          const PackLayout& layout,
+                          std::span<const Shape> shapes,
+                          DType dtype) {
+  STRATA_ASSERT(static_cast<std::int64_t>(pack.size()) >= layout.size_bytes);
+  std::vector<Tensor> tensors;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    tensors.emplace_back(pack.data() + layout.offset[i], dtype, shapes[i]);
+  }
+  return tensors;
+}
+
+}  // namespace
+
+struct GraphRunner::Impl {
+  /// What a block's parameters need, computed once.
+  struct Stage {
+    const BlockProgram* program = nullptr;
+    std::vector<BorrowedParam> borrows;
+    std::vector<Shape> shapes, borrowed_shapes;
+    PackLayout weights;          // own, in dtype
+    PackLayout grads, borrowed;  // f32 accumulators
+  };
+
+  RunnerConfig config;
+  std::map<std::string, std::unique_ptr<BlockProgram>> programs;  // by kind
+  std::vector<Stage> stages;
+
+  int last() const { return static_cast<int>(stages.size()) - 1; }
+  const Stage& stage(int block) const { return stages.at(static_cast<std::size_t>(block)); }
+  std::int64_t boundary_bytes() const {
+    return config.B * config.T * config.C * size_bytes(config.dtype);
+  }
+
+  std::vector<Tensor> params(int block, const Held& packs) const;
+  std::vector<GradSink> sinks(const Instruction& i, const Held& packs) const;
+  BlockProgram::Bytes bytes(const Instruction& i, const Held& packs) const;
+  RunContext context(const Instruction& i, StepScalars& scalars) const;
+  void run_backward(const Instruction& i,
+                    const Held& packs,
+                    const RunContext& run,
+                    BlockProgram::Bytes b) const;
+};
+
+GraphRunner::GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const RunnerConfig& config)
+    : impl_(std::make_unique<Impl>()) {
+  STRATA_ASSERT(blocks.size() >= 2);
+  impl_->config = config;
+  for (const auto& block : blocks) {
+    auto& program = impl_->programs[block->kind()];
+    if (program == nullptr) {
+      program = std::make_unique<BlockProgram>(
+          *block, config.B, config.T, config.C, config.dtype, config.use);
+    }
+    Impl::Stage stage;
+    stage.program = program.get();
+    stage.borrows = block->spec().borrows;
+    for (const ParamSpec& param : block->spec().params) {
+      stage.shapes.push_back(param.info.shape);
+    }
+    for (const BorrowedParam& borrowed : stage.borrows) {
+      stage.borrowed_shapes.push_back(borrowed.shape);
+    }
+    stage.weights = layout_of(stage.shapes, config.dtype);
+    stage.grads = layout_of(stage.shapes, DType::f32);
+    stage.borrowed = layout_of(stage.borrowed_shapes, DType::f32);
+    impl_->stages.push_back(std::move(stage));
+  }
+}
+
+GraphRunner::~GraphRunner() = default;
+
+PackSizes GraphRunner::pack_sizes() const {
+  using enum PackClass;
+  const Impl& m = *impl_;
+  const bool train = m.config.use == Use::train;
+  PackSizes sizes;
+  std::int64_t workspace_bytes = 0;
+  for (int b = 0; b <= m.last(); ++b) {
+    const Impl::Stage& stage = m.stage(b);
+    workspace_bytes = std::max(workspace_bytes, stage.program->workspace_bytes());
+    sizes[{weights, b}] = stage.weights.size_bytes;
+    if (train) {
+      sizes[{grads, b}] = stage.grads.size_bytes;
+      if (!stage.borrows.empty()) {
+        sizes[{borrowed_grads, b}] = stage.borrowed.size_bytes;
+      }
+    }
+    for (int mb = m.config.first_micro_batch; mb < m.config.last_micro_batch; ++mb) {
+      if (b > 0) {
+        sizes[{boundary, b, mb}] = as_pack(m.boundary_bytes());
+      }
+      if (train) {
+        sizes[{saved, b, mb}] = as_pack(stage.program->saved_bytes());
+      }
+      if (train && b > 0) {
+        sizes[{boundary_grad, b, mb}] = as_pack(m.boundary_bytes());
+      }
+      if (b == m.last() && m.config.use == Use::logits) {
+        sizes[{boundary, b + 1, mb}] = as_pack(stage.program->output_bytes());
+      }
+    }
+  }
+  sizes[{workspace}] = as_pack(workspace_bytes);
+  return sizes;
+}
+
+const BlockProgram& GraphRunner::block_program(int block) const {
+  return *impl_->stage(block).program;
+}
+
+const PackLayout& GraphRunner::weights_layout(int block) const {
+  return impl_->stage(block).weights;
+}
+
+std::vector<Borrow> GraphRunner::borrows() const {
+  std::vector<Borrow> all;
+  for (int b = 0; b <= impl_->last(); ++b) {
+    for (const BorrowedParam& borrowed : impl_->stage(b).borrows) {
+      const Borrow borrow{b, borrowed.block};
+      if (std::find(all.begin(), all.end(), borrow) == all.end()) {
+        all.push_back(borrow);
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<Tensor> GraphRunner::Impl::params(int block, const Held& packs) const {
+  const Stage& own = stage(block);
+  std::vector<Tensor> all =
+      views(packs[{PackClass::weights, block}], own.weights, own.shapes, config.dtype);
+  for (const BorrowedParam& borrowed : own.borrows) {
+    const Stage& owner = stage(borrowed.block);
+    const auto pack = packs[{PackClass::weights, borrowed.block}];
+    all.push_back(views(pack, owner.weights, owner.shapes, config.dtype)
+                      .at(static_cast<std::size_t>(borrowed.param)));
+  }
+  return all;
+}
+
+std::vector<GradSink> GraphRunner::Impl::sinks(const Instruction& i, const Held& packs) const {
+  const Stage& own = stage(i.block);
+  std::vector<GradSink> all;
+  const auto add = [&](PackClass cls, const PackLayout& layout, std::span<const Shape> shapes) {
+    for (const Tensor& grad : views(packs[{cls, i.block}], layout, shapes, DType::f32)) {
+      all.push_back({grad, i.accumulate});
+    }
+  };
+  add(PackClass::grads, own.grads, own.shapes);
+  if (!own.borrows.empty()) {
+    add(PackClass::borrowed_grads, own.borrowed, own.borrowed_shapes);
+  }
+  return all;
+}
+
+/// What forward, recompute and backward share: input, saved activations, workspace.
+BlockProgram::Bytes GraphRunner::Impl::bytes(const Instruction& i, const Held& packs) const {
+  using enum PackClass;
+  BlockProgram::Bytes b;
+  if (i.block > 0) {
+    b.input = packs[{boundary, i.block, i.micro_batch}];
+  }
+  if (config.use == Use::train) {
+    b.saved = packs[{saved, i.block, i.micro_batch}];
+  }
+  b.workspace = packs[{workspace}];
+  return b;
+}
+
+RunContext GraphRunner::Impl::context(const Instruction& i, StepScalars& scalars) const {
+  const StepInputs& inputs = scalars.inputs;
+  const auto k = static_cast<std::size_t>(i.micro_batch - config.first_micro_batch);
+  STRATA_ASSERT(k < inputs.batches.size() && k < scalars.loss_sums.size());
+  RunContext run;
+  run.batch = &inputs.batches[k];
+  run.seed = inputs.info.seed;
+  run.step = inputs.info.step;
+  run.block = i.block;
+  run.training = config.use == Use::train;
+  run.loss_scale = inputs.loss_tokens > 0 ? 1.0 / static_cast<double>(inputs.loss_tokens) : 0.0;
+  run.loss_sum = &scalars.loss_sums[k];
+  run.stream = &compute_stream();
+  return run;
+}
+
+/// b: the bytes of the forward; gradients are added here.
+void GraphRunner::Impl::run_backward(const Instruction& i,
+                                     const Held& packs,
+                                     const RunContext& run,
+                                     BlockProgram::Bytes b) const {
+  using enum PackClass;
+  const std::vector<GradSink> param_sinks = sinks(i, packs);
+  b.param_grads = param_sinks;
+  if (i.block > 0) {
+    b.input_grad = packs[{boundary_grad, i.block, i.micro_batch}];
+  }
+  if (i.block < last()) {
+    b.output_grad = packs[{boundary_grad, i.block + 1, i.micro_batch}];
+  }
+  stage(i.block).program->backward(b, run);
+}
+
+void GraphRunner::forward(const Instruction& i, const Held& packs, StepScalars& scalars) {
+  const Impl& m = *impl_;
+  const BlockProgram& program = *m.stage(i.block).program;
+  BlockProgram::Bytes b = m.bytes(i, packs);
+  const std::vector<Tensor> params = m.params(i.block, packs);
+  b.params = params;
+  if (!program.ends_in_loss()) {
+    b.output = packs[{PackClass::boundary, i.block + 1, i.micro_batch}];
+  }
+  const RunContext run = m.context(i, scalars);
+  program.forward(b, run);
+  if (program.ends_in_loss() && m.config.use == Use::train) {
+    m.run_backward(i, packs, run, b);
+  }
+}
+
+void GraphRunner::recompute(const Instruction& i, const Held& packs, StepScalars& scalars) {
+  const Impl& m = *impl_;
+  BlockProgram::Bytes b = m.bytes(i, packs);  // no output: only the activations are wanted
+  const std::vector<Tensor> params = m.params(i.block, packs);
+  b.params = params;
+  m.stage(i.block).program->forward(b, m.context(i, scalars));
+}
+
+void GraphRunner::backward(const Instruction& i, const Held& packs, StepScalars& scalars) {
+  const Impl& m = *impl_;
+  BlockProgram::Bytes b = m.bytes(i, packs);
+  const std::vector<Tensor> params = m.params(i.block, packs);
+  b.params = params;
+  m.run_backward(i, packs, m.context(i, scalars), b);
+}
+
+}  // namespace strata::models

@@ -1,0 +1,43 @@
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/block.h"
+#include "optim/optimizer.h"
+#include "optim/updater.h"
+
+namespace strata::optim {
+
+/// A range of a parameter that this rank updates, and where its pieces lie in the packs.
+struct OwnedRange {
+  int param = 0;
+  std::int64_t begin = 0, end = 0;
+  std::int64_t weight_offset = 0, grad_offset = 0;  // bytes in the weights and grads packs
+  std::int64_t master_offset = -1;                  // bytes in the state pack; -1: no master
+  struct Field {
+    std::int64_t offset = 0, numel = 0;
+  };
+  std::vector<Field> fields;     // in the order of the parameter's StateLayout
+  std::int64_t first_chunk = 0;  // in the block's norm partials
+  int shard = 0;                 // index among the parameter's shards of all ranks
+  std::int64_t numel() const { return end - begin; }
+};
+
+struct BlockLayout {
+  BlockState state;
+  std::vector<StateLayout> fields;  // by own parameter
+  std::vector<OwnedRange> ranges;   // by parameter, then begin: global order
+  std::vector<int> shards;          // by own parameter: how many, of all ranks
+  std::int64_t chunks = 0;          // norm partials of the block, all ranks
+};
+
+/// `shards`: of all tensors, sorted by (tensor, begin); empty: all ours. Throws internal.
+BlockLayout lay_out(const Optimizer& method,
+                    const BlockSpec& spec,
+                    std::span<const ShardSpec> shards,
+                    int rank,
+                    int block,
+                    WeightFormat format);
+
+}  // namespace strata::optim

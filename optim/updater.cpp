@@ -1,0 +1,322 @@
+#include "optim/updater.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/for_each.h"
+#include "optim/block_layout.h"
+#include "optim/stat_slots.h"
+
+namespace strata::optim {
+namespace {
+
+// Copies and fills are cut into pieces of this many bytes for the team.
+constexpr std::int64_t kCopyGrain = 1 << 20;
+
+void copy_bytes(std::span<std::byte> to, std::span<const std::byte> from) {
+  STRATA_ASSERT(to.size() == from.size());
+  parallel_for(
+      static_cast<std::int64_t>(to.size()), kCopyGrain, [&](std::int64_t begin, std::int64_t end) {
+        std::memcpy(to.data() + begin, from.data() + begin, static_cast<std::size_t>(end - begin));
+      });
+}
+
+/// Sum of squares of one chunk in eight lanes. The square of a float is exact in double and cannot
+/// overflow, so the sum is finite exactly when every element is.
+double sum_of_squares(const float* x, std::int64_t n) {
+  constexpr std::int64_t kLanes = 8;
+  double lanes[kLanes] = {};
+  const std::int64_t whole = n - n % kLanes;
+  for (std::int64_t i = 0; i < whole; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      const double value = x[i + lane];
+      lanes[lane] += value * value;
+    }
+  }
+  for (std::int64_t i = whole; i < n; ++i) {
+    const double value = x[i];
+    lanes[i - whole] += value * value;
+  }
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+/// One entry of `partials` for each chunk of the range.
+void chunk_norms(const float* grad, std::int64_t numel, double* partials) {
+  parallel_for(numel, kChunk, [&](std::int64_t begin, std::int64_t end) {
+    cpu::simd([&] {
+      for (std::int64_t at = begin; at < end; at += kChunk) {
+        partials[at / kChunk] = sum_of_squares(grad + at, std::min(kChunk, end - at));
+      }
+    });
+  });
+}
+
+/// The packs that one update reads and writes.
+struct UpdatePacks {
+  std::span<std::byte> weights, state, grads, workspace;
+  bool speculative = false;  // weights and state are the next generation
+};
+
+}  // namespace
+
+struct OptimizerUpdater::Impl {
+  std::shared_ptr<Optimizer> method;
+  std::vector<BlockSpec> specs;
+  WeightFormat format = WeightFormat::f32;
+  std::vector<BlockLayout> blocks;
+  // Kept between instructions for their memory, not for what they hold.
+  StateViews views;
+  StatSlots slots;
+
+  const BlockLayout& layout(int block) const {
+    STRATA_ASSERT(block >= 0 && block < static_cast<int>(blocks.size()));
+    return blocks[static_cast<std::size_t>(block)];
+  }
+  const BlockSpec& spec(int block) const { return specs[static_cast<std::size_t>(block)]; }
+  const ParamInfo& param(int block, const OwnedRange& range) const {
+    return spec(block).params[static_cast<std::size_t>(range.param)].info;
+  }
+  Slice slice(int block, const OwnedRange& range, const UpdatePacks& packs) const;
+  void view_state(int block,
+                  const OwnedRange& range,
+                  std::span<std::byte> state,
+                  StateViews& to) const;
+  Workspace workspace_for(const ParamInfo& param,
+                          const Needs& needs,
+                          const UpdatePacks& packs) const;
+  UpdatePacks open(const Instruction& instruction, const Held& packs) const;
+  Needs largest_needs() const;
+};
+
+namespace {
+
+SliceIn gradient(const OwnedRange& range, std::span<std::byte> grads) {
+  return {Tensor(grads.data() + range.grad_offset, DType::f32, {range.numel()})};
+}
+
+/// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
+StepInfo step_info(const UpdatePacks& packs, const StepScalars& scalars) {
+  StepInfo info = scalars.inputs.info;
+  if (packs.speculative) {
+    info.grad_scale = 1.f;
+  }
+  return info;
+}
+
+}  // namespace
+
+Slice OptimizerUpdater::Impl::slice(int block,
+                                    const OwnedRange& range,
+                                    const UpdatePacks& packs) const {
+  const Shape flat{range.numel()};
+  std::byte* const weight = packs.weights.data() + range.weight_offset;
+  Slice out{.param = &param(block, range), .begin = range.begin, .master = {}, .working = {}};
+  if (format == WeightFormat::f32) {
+    out.master = Tensor(weight, DType::f32, flat);
+  } else {
+    out.master = Tensor(packs.state.data() + range.master_offset, DType::f32, flat);
+    out.working = Tensor(weight, DType::bf16, flat);
+  }
+  return out;
+}
+
+void OptimizerUpdater::Impl::view_state(int block,
+                                        const OwnedRange& range,
+                                        std::span<std::byte> state,
+                                        StateViews& to) const {
+  const StateLayout& fields = layout(block).fields[static_cast<std::size_t>(range.param)];
+  to.clear();
+  for (std::size_t f = 0; f < fields.size(); ++f) {
+    const OwnedRange::Field& at = range.fields[f];
+    to.set(fields[f].name, Tensor(state.data() + at.offset, fields[f].dtype, {at.numel}));
+  }
+}
+
+Workspace OptimizerUpdater::Impl::workspace_for(const ParamInfo& param,
+                                                const Needs& needs,
+                                                const UpdatePacks& packs) const {
+  const auto wanted = static_cast<std::size_t>(needs.workspace_bytes);
+  if (wanted > packs.workspace.size()) {
+    throw Error(Errc::internal,
+                fmt::format("update: '{}' needs {} bytes of workspace, the pack has {}",
+                            param.name,
+                            wanted,
+                            packs.workspace.size()));
+  }
+  return {packs.workspace.first(wanted)};
+}
+
+/// The generation that this instruction changes, copied first where it is new.
+UpdatePacks OptimizerUpdater::Impl::open(const Instruction& instruction, const Held& packs) const {
+  const int b = instruction.block;
+  const auto held = [&](PackKey key) {
+    return packs.contains(key) ? packs[key] : std::span<std::byte>();
+  };
+  UpdatePacks out;
+  out.speculative = packs.contains({PackClass::weights_next, b});
+  out.weights = packs[{out.speculative ? PackClass::weights_next : PackClass::weights, b}];
+  out.state = held({out.speculative ? PackClass::state_next : PackClass::state, b});
+  out.grads = packs[{PackClass::grads, b}];
+  out.workspace = held({PackClass::workspace});
+  STRATA_ASSERT(static_cast<std::int64_t>(out.state.size()) >= layout(b).state.state_bytes);
+  if (out.speculative && instruction.phase == 0) {
+    copy_bytes(out.weights, packs[{PackClass::weights, b}]);
+    copy_bytes(out.state, held({PackClass::state, b}));
+  }
+  return out;
+}
+
+Needs OptimizerUpdater::Impl::largest_needs() const {
+  Needs largest;
+  for (const BlockSpec& spec : specs) {
+    for (const ParamSpec& param : spec.params) {
+      const Needs needs = method->needs(param.info, 1);
+      largest.workspace_bytes = std::max(largest.workspace_bytes, needs.workspace_bytes);
+      largest.stat_phases = std::max(largest.stat_phases, needs.stat_phases);
+    }
+  }
+  return largest;
+}
+
+OptimizerUpdater::OptimizerUpdater(std::shared_ptr<Optimizer> method,
+                                   std::vector<BlockSpec> specs,
+                                   std::vector<ShardSpec> shards,
+                                   int rank,
+                                   WeightFormat format)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->method = std::move(method);
+  impl_->specs = std::move(specs);
+  impl_->format = format;
+  std::ranges::sort(
+      shards, {}, [](const ShardSpec& s) { return std::tuple(s.tensor, s.begin, s.end); });
+  int block = 0;
+  for (const BlockSpec& spec : impl_->specs) {
+    impl_->blocks.push_back(lay_out(*impl_->method, spec, shards, rank, block++, format));
+  }
+}
+
+OptimizerUpdater::~OptimizerUpdater() = default;
+
+const BlockState& OptimizerUpdater::block(int index) const {
+  return impl_->layout(index).state;
+}
+
+std::int64_t OptimizerUpdater::workspace_bytes() const {
+  return impl_->largest_needs().workspace_bytes;
+}
+
+int OptimizerUpdater::stat_phases() const {
+  return impl_->largest_needs().stat_phases;
+}
+
+void OptimizerUpdater::init_state(int block,
+                                  std::span<std::byte> weights,
+                                  std::span<std::byte> state) const {
+  std::ranges::fill(state, std::byte{0});
+  StateViews views;
+  UpdatePacks packs;
+  packs.weights = weights;
+  packs.state = state;
+  for (const OwnedRange& range : impl_->layout(block).ranges) {
+    impl_->view_state(block, range, state, views);
+    impl_->method->init(impl_->param(block, range), views, compute_stream(DeviceKind::cpu));
+    const Slice slice = impl_->slice(block, range, packs);
+    if (slice.working) {
+      float* const master = slice.master.data<float>();
+      const bf16* const working = slice.working.data<bf16>();
+      std::transform(working, working + range.numel(), master, to_float);
+    }
+  }
+}
+
+void OptimizerUpdater::norm(const Instruction& instruction,
+                            const Held& packs,
+                            StepScalars& scalars) {
+  const int b = instruction.block;
+  const BlockLayout& layout = impl_->layout(b);
+  if (scalars.partials.size() < impl_->blocks.size()) {
+    scalars.partials.resize(impl_->blocks.size());
+  }
+  std::vector<double>& partials = scalars.partials[static_cast<std::size_t>(b)];
+  partials.assign(static_cast<std::size_t>(layout.chunks), 0.0);
+  if (layout.ranges.empty()) {
+    return;
+  }
+  const std::span<std::byte> grads = packs[{PackClass::grads, b}];
+  for (const OwnedRange& range : layout.ranges) {
+    const SliceIn grad = gradient(range, grads);
+    chunk_norms(grad.f32(), range.numel(), partials.data() + range.first_chunk);
+  }
+  for (const double partial : partials) {
+    scalars.non_finite = scalars.non_finite || !std::isfinite(partial);
+  }
+}
+
+void OptimizerUpdater::stats(const Instruction& instruction,
+                             const Held& packs,
+                             StepScalars& scalars) {
+  const int b = instruction.block, phase = instruction.phase;
+  const BlockLayout& layout = impl_->layout(b);
+  const UpdatePacks open = impl_->open(instruction, packs);
+  const StepInfo info = step_info(open, scalars);
+  StatSlots& slots = impl_->slots;
+  slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
+  if (phase == 0) {
+    scalars.stats.clear();
+  }
+  STRATA_ASSERT(scalars.stats.size() == slots.size(phase));
+  scalars.stats.resize(slots.size(phase + 1), 0.0);
+  for (const OwnedRange& range : layout.ranges) {
+    const Needs& needs = slots.needs(range.param);
+    if (needs.active && needs.stat_phases > phase) {
+      impl_->view_state(b, range, open.state, impl_->views);
+      Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
+      impl_->method->stats(gradient(range, open.grads),
+                           impl_->views,
+                           slots.totals(scalars.stats, range.param, phase),
+                           slots.slot(scalars.stats, phase, range.param, range.shard),
+                           phase,
+                           workspace,
+                           info,
+                           compute_stream(DeviceKind::cpu));
+    }
+  }
+  slots.forget_others(scalars.stats, layout.ranges, phase + 1);
+}
+
+void OptimizerUpdater::update(const Instruction& instruction,
+                              const Held& packs,
+                              StepScalars& scalars) {
+  const int b = instruction.block;
+  const BlockLayout& layout = impl_->layout(b);
+  const UpdatePacks open = impl_->open(instruction, packs);
+  const StepInfo info = step_info(open, scalars);
+  StatSlots& slots = impl_->slots;
+  slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
+  for (const OwnedRange& range : layout.ranges) {
+    const Needs& needs = slots.needs(range.param);
+    if (!needs.active) {
+      continue;
+    }
+    STRATA_ASSERT(needs.stat_phases <= instruction.phase);
+    impl_->view_state(b, range, open.state, impl_->views);
+    Slice weight = impl_->slice(b, range, open);
+    Workspace workspace = impl_->workspace_for(*weight.param, needs, open);
+    impl_->method->update(weight,
+                          gradient(range, open.grads),
+                          impl_->views,
+                          slots.totals(scalars.stats, range.param, needs.stat_phases),
+                          workspace,
+                          info,
+                          compute_stream(DeviceKind::cpu));
+  }
+}
+
+}  // namespace strata::optim
