@@ -70,12 +70,13 @@ TEST(Reduce, AddsBorrowedPartsOfARankBeforeRanksInOrder) {
   tests::LocalRanks(3).run([](Communicator& ranks) {
     RankCollectives collectives(ranks, kBorrows);
     Packs packs;
-    // 2^24 + 1 + 1 is 2^24 when each 1 is added alone, and 2^24 + 2 when they meet first.
-    packs.fill(kGrads,
-               {0, ranks.rank() == 0 ? 0x1p24f : 1.f, ranks.rank() == 0 ? 0x1p24f : .5f, 0});
-    packs.fill(kBorrowed, {0, ranks.rank() == 0 ? 0.f : .5f, 0, 0});
+    // Floats beside 2^24 are 2 apart. 2^24 + 1 + 1 from the left stays there; 1 + 0.5 of one rank,
+    // added first, counts.
+    const bool first = ranks.rank() == 0;
+    packs.fill(kGrads, {0, first ? 0x1p24f : 1.f, first ? 0x1p24f : 1.f, 0});
+    packs.fill(kBorrowed, {0, first ? 0.f : .5f, 0, 0});
     collectives.reduce({.op = Op::reduce, .block = 0}, packs.held);
-    EXPECT_EQ(packs.floats(kGrads), (std::vector<float>{0, 0x1p24f, 0x1p24f, 0}));
+    EXPECT_EQ(packs.floats(kGrads), (std::vector<float>{0, 0x1p24f, 0x1p24f + 4.f, 0}));
   });
 }
 
