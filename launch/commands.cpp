@@ -1,10 +1,12 @@
 #include "launch/commands.h"
 
+#include <cstdint>
 #include <cstdio>
 #include <string_view>
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "launch/waiting.h"
 
 namespace strata::launch {
 namespace {
@@ -13,15 +15,16 @@ struct Command {
   std::string_view name;
   std::string_view help;
   int (*run)(Words);
+  enum class Work : std::uint8_t { none, computes } work = Work::none;
 };
 
 constexpr Command kCommands[] = {
     {"demo", "a whole run in about a minute: train, be killed, resume, tell a story", demo},
-    {"train", "train a model on text", train},
-    {"resume", "go on with a run, with its settings", resume},
+    {"train", "train a model on text", train, Command::Work::computes},
+    {"resume", "go on with a run, with its settings", resume, Command::Work::computes},
     {"plan", "what a run will need, exactly, before anything is allocated", plan},
-    {"eval", "loss and perplexity of a model on a text", evaluate},
-    {"generate", "continue a prompt", generate},
+    {"eval", "loss and perplexity of a model on a text", evaluate, Command::Work::computes},
+    {"generate", "continue a prompt", generate, Command::Work::computes},
     {"import", "a Hugging Face directory from another format", import_model},
     {"inspect", "what a checkpoint holds, and where two directories differ", inspect},
     {"config", "every setting, its value and where it came from; the schema", config},
@@ -55,6 +58,9 @@ int run(int argc, char** argv) {
   std::vector<std::string> names;
   for (const Command& c : kCommands) {
     if (c.name == words[0]) {
+      if (c.work == Command::Work::computes) {
+        wait_passively(argv);
+      }
       return c.run(Words(words).subspan(1));
     }
     names.emplace_back(c.name);

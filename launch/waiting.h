@@ -1,0 +1,10 @@
+#pragma once
+
+namespace strata::launch {
+
+/// Makes the OpenMP team sleep between regions instead of spinning, unless the user chose
+/// (OMP_WAIT_POLICY or GOMP_SPINCOUNT). libgomp reads its environment when it is loaded, so the
+/// program starts itself once more; returns if that is not needed or not possible.
+void wait_passively(char** argv);
+
+}  // namespace strata::launch
