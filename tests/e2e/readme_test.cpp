@@ -62,8 +62,9 @@ struct CommandLine {
   std::string text, prints;
 };
 
-/// Commands of all `sh` fences in order; a trailing backslash joins lines. Without launch/quickstart
-/// and tests/run: they build the program and run this test, and .ci/run does what they do.
+/// Commands of all `sh` fences in order; a trailing backslash joins lines. Without
+/// launch/quickstart and tests/run: they build the program and run this test, and .ci/run does what
+/// they do.
 std::vector<CommandLine> readme_commands() {
   constexpr std::string_view kPrints = "# prints ";
   std::vector<CommandLine> commands;
