@@ -45,15 +45,19 @@ Args::Args(std::string command,
   }
   std::vector<Option> known;
   for (const CommandOption& o : options_) {
-    known.push_back({o.name, o.kind == CommandOption::Kind::flag ? "" : "VALUE", o.help});
+    const bool shown = o.kind != CommandOption::Kind::flag && !o.default_value.empty();
+    known.push_back({o.name,
+                     o.kind == CommandOption::Kind::flag ? "" : "VALUE",
+                     shown ? fmt::format("{} [{}]", o.help, o.default_value) : o.help});
   }
   Arguments read = read_arguments(raw, known);
   if (read.help) {
     help_ = true;
-    std::printf("usage: strata %s %s [OPTIONS]\n\n%s",
-                command_.c_str(),
-                fmt::format("{}", fmt::join(positional, " ")).c_str(),
-                options_help(known).c_str());
+    std::string line = command_;
+    for (const std::string& word : positional) {
+      line += " " + word;
+    }
+    std::printf("usage: strata %s [OPTIONS]\n\n%s", line.c_str(), options_help(known).c_str());
     return;
   }
   if (!read.settings.empty() || read.file) {

@@ -101,7 +101,8 @@ class Settings {
   /// XXH3 of the settings that may change bits, 16 hex digits. Equal for equal runs only after
   /// complete().
   std::string numeric_hash() const;
-  /// All values as a TOML file, one dotted key a line.
+  /// All values as a TOML file, one dotted key a line; resume and run.dir left out, so that a copy
+  /// of the file does not go on with the run it was written for.
   std::string toml() const;
 
  private:

@@ -33,6 +33,9 @@ std::string key_of_variable(std::string_view name) {
 }
 
 std::string meant(std::string_view name, std::span<const Option> options) {
+  if (name.find('.') != std::string_view::npos) {  // a setting: options have no dots
+    return "--" + nearest_key(name.substr(2));
+  }
   std::vector<std::string> names = {"--config", "--help", "--" + nearest_key(name.substr(2))};
   for (const Option& option : options) {
     names.push_back(option.name);

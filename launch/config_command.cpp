@@ -12,6 +12,12 @@ namespace strata::launch {
 
 int config(Words words) {
   const std::string what = words.empty() ? "" : words.front();
+  if (what == "--help" || what == "-h") {
+    std::printf(
+        "usage: strata config show [-c run.toml] [--KEY=VALUE ...]   every setting and its origin\n"
+        "       strata config schema                                JSON Schema of run.toml\n");
+    return 0;
+  }
   std::vector<const char*> raw;
   for (const std::string& word : words.subspan(words.empty() ? 0 : 1)) {
     raw.push_back(word.c_str());

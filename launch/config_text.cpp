@@ -149,7 +149,9 @@ std::string Settings::toml() const {
     text += key + " = " + toml_value(find_field(key), values_.at(key).text) + "\n";
   };
   for (const Field& field : fields()) {
-    line(std::string(field.key));
+    if (field.key != "resume" && field.key != "run.dir") {  // of one start, not of the computation
+      line(std::string(field.key));
+    }
   }
   for (const auto& [key, value] : values_) {
     if (is_method_setting(key)) {

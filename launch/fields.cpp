@@ -79,7 +79,7 @@ std::vector<Field> data_fields() {
       {"data.valid", list_or_fraction, "0", Effect::bits,
        "files to validate on, or the fraction of data.train's tail to hold out",
        set_valid, {}, 0, 0.99},
-      {"data.tokenizer", text, "byte", Effect::bits, "byte, chars, or a directory with a tokenizer",
+      {"data.tokenizer", text, "byte", Effect::bits, "byte, chars, or a directory with a tokenizer; with model.init_from its own unless given",
        [](C& c, V v) { c.data.tokenizer = v.text(); }, {}, 1},
       {"data.sampling", choice, "window", Effect::bits, "how sequences are cut from the text",
        only_choice, {"window"}},

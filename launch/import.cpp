@@ -17,7 +17,7 @@ int import_model(Words words) {
   const Args args(
       "import",
       words,
-      {"FORMAT", "FILE"},
+      {"llama2c", "FILE"},
       {{"--tokenizer", "", "the model's tokenizer file", Kind::text, Presence::required},
        {"-o", "", "directory to write", Kind::text, Presence::required}});
   if (args.help()) {

@@ -176,7 +176,9 @@ int inspect(Words words) {
   if (what == "--help" || what == "-h") {
     std::printf(
         "usage: strata inspect show DIR     what a checkpoint holds, every checksum verified\n"
-        "       strata inspect diff A B     the first difference of two runs, checkpoints or models\n");
+        "       strata inspect diff A B     the first difference of two runs, checkpoints or "
+        "models;\n"
+        "                                exit code 0 whether they differ or not\n");
     return 0;
   }
   throw Error(Errc::config, fmt::format("inspect: needs 'diff A B' or 'show DIR', got '{}'", what));

@@ -19,8 +19,11 @@ std::vector<std::filesystem::path> paths(const std::vector<std::string>& names) 
   return {names.begin(), names.end()};
 }
 
-std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config) {
+std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config, bool tokenizer_given) {
   const std::string& kind = config.data.tokenizer;
+  if (!tokenizer_given && !config.model.init_from.empty()) {  // weights mean nothing without theirs
+    return data::load_tokenizer(config.model.init_from);
+  }
   if (kind == "byte") {
     return data::byte_tokenizer();
   }
@@ -126,8 +129,11 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
   Job job{.settings = std::move(settings), .data = {}, .computation = {}, .init = {}};
   const RunConfig& config = job.settings.config();
   const bool resumed = !checkpoint.empty();
-  job.data =
-      open_data(config, resumed ? data::load_tokenizer(checkpoint) : make_tokenizer(config), text);
+  const bool tokenizer_given = job.settings.values().at("data.tokenizer").origin != "default";
+  job.data = open_data(
+      config,
+      resumed ? data::load_tokenizer(checkpoint) : make_tokenizer(config, tokenizer_given),
+      text);
 
   models::ModelConfig& model = job.computation.model;
   model = resumed ? models::read_config(checkpoint) : choose_model(config, *job.data.tokenizer);
@@ -166,7 +172,10 @@ offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan) 
     case MemorySettings::Device::automatic:
       break;
   }
-  return {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}};
+  // The rest of the machine lives too: code, text, page cache, other programs.
+  constexpr std::int64_t kReserveShare = 10, kReserveBytes = 256 << 20;
+  const std::int64_t free = runtime(DeviceKind::cpu).memory_info().free_bytes;
+  return {{kDevice, std::max<std::int64_t>(0, free - free / kReserveShare - kReserveBytes)}};
 }
 
 }  // namespace strata::launch

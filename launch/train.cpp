@@ -58,15 +58,19 @@ void print_end(const TrainResult& r, bool json) {
   const auto share = [](std::int64_t a, std::int64_t b) {
     return 100.0 * static_cast<double>(a) / static_cast<double>(b);
   };
-  std::fprintf(stderr,
-               "memory: planned %s, used %s (%.1f %% of the plan), resident set %s at most\n",
-               offload::bytes_text(r.planned_bytes).c_str(),
-               offload::bytes_text(r.ledger_peak_bytes).c_str(),
-               share(r.ledger_peak_bytes, r.planned_bytes),
-               offload::bytes_text(r.resident_peak_bytes).c_str());
+  if (r.steps_done > 0) {
+    std::fprintf(stderr,
+                 "memory: planned %s, used %s (%.1f %% of the plan), resident set %s at most\n",
+                 offload::bytes_text(r.planned_bytes).c_str(),
+                 offload::bytes_text(r.ledger_peak_bytes).c_str(),
+                 share(r.ledger_peak_bytes, r.planned_bytes),
+                 offload::bytes_text(r.resident_peak_bytes).c_str());
+  }
   std::fprintf(stderr,
                "%s at step %lld; checkpoint %s\n",
-               r.interrupted ? "stopped" : "done",
+               r.steps_done == 0 ? "nothing to do"
+               : r.interrupted   ? "stopped"
+                                 : "done",
                static_cast<long long>(r.step),
                r.checkpoint.c_str());
   if (json) {

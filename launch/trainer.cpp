@@ -102,7 +102,10 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                       std::int64_t begin,
                       std::span<std::byte> to) { reader.read(tensor, field, begin, to); });
   state_ = reader.state();
-  saved_step_ = checkpoint.parent_path() == dir_.checkpoints() ? state_.step : -1;
+  if (checkpoint.parent_path() == dir_.checkpoints()) {
+    saved_step_ = state_.step;
+    result_.checkpoint = checkpoint;
+  }
   std::fprintf(stderr,
                "resuming from %s after step %lld\n",
                checkpoint.c_str(),
@@ -155,6 +158,7 @@ void Trainer::step() {
   scalars_.stop_requested = stop_requested();
   engine_.step(scalars_);
 
+  ++result_.steps_done;
   state_.step = step;
   state_.tokens += tokens;
   state_.samples += tokens / job_.computation.T;

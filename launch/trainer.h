@@ -12,6 +12,7 @@ namespace strata::launch {
 /// How a run ended.
 struct TrainResult {
   std::int64_t step = 0;
+  std::int64_t steps_done = 0;  // by this start; a resumed run may have been through
   double loss = 0;
   std::optional<double> validation_loss;
   std::int64_t planned_bytes = 0, ledger_peak_bytes = 0, resident_peak_bytes = 0;

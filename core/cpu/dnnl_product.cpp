@@ -64,8 +64,7 @@ dnnl::matmul::primitive_desc describe(const MatmulShape& s,
 DnnlProduct::DnnlProduct(const MatmulShape& shape, Accumulate mode, int threads)
     : shape_(shape), library_threads_(threads), stream_(engine()) {
   share_team(library_threads_);  // the library fixes its partition when a primitive is made
-  if (keeps_bits(describe(shape, shape.batch, shape.m, shape.n, mode).impl_info_str()) &&
-      !getenv("FORCE_TILES")) {
+  if (keeps_bits(describe(shape, shape.batch, shape.m, shape.n, mode).impl_info_str())) {
     kernels_.push_back(prepare(shape.batch, shape.m, shape.n, mode));
     tiles_.push_back({0, 0, 0, 0});
   } else {
