@@ -6,14 +6,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <filesystem>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include <sched.h>
-#include <unistd.h>
 
 #include "core/cpu/team.h"
 #include "core/error.h"
@@ -89,22 +86,6 @@ void set_thread_count(int count) {
                     "; leave it unset for one per core");
   }
   count_setting().store(count, std::memory_order_relaxed);
-}
-
-// libgomp's threads spin for milliseconds before they sleep. With a second rank, a copy lane or
-// anything else on the cores, each region then costs time slices: 20 ms against 0.6 ms for 4 MB on
-// two busy cores; on idle cores sleeping costs about 20 us a region. libgomp reads its settings
-// before main, when it is loaded, and has no function to change this one, hence the restart (a few
-// ms).
-void restart_with_sleeping_team(char* const* argv) {
-  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) {
-    return;
-  }
-  std::error_code failed;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
-  if (!failed && ::setenv("OMP_WAIT_POLICY", "passive", 0) == 0) {
-    ::execv(self.c_str(), argv);
-  }
 }
 
 void parallel_for_erased(std::int64_t n, std::int64_t grain, const void* context, ChunkFn body) {

@@ -9,11 +9,6 @@ namespace strata {
 int thread_count();
 void set_thread_count(int count);
 
-/// First thing in main. Starts the program again, in the same process, with a team that sleeps
-/// between parallel regions, unless the user chose (OMP_WAIT_POLICY or GOMP_SPINCOUNT) or it
-/// already runs so; returns then, and when it cannot.
-void restart_with_sleeping_team(char* const* argv);
-
 /// Type-erased chunk body, so that only parallel_for.cpp knows about OpenMP.
 using ChunkFn = void (*)(const void* context, std::int64_t begin, std::int64_t end);
 void parallel_for_erased(std::int64_t n, std::int64_t grain, const void* context, ChunkFn body);

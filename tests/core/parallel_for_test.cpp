@@ -96,24 +96,5 @@ TEST(ThreadCount, DefaultComesFromTheEnvironment) {
       0);
 }
 
-// A child in which nothing is set starts itself again with the setting and finds it there.
-TEST(SleepingTeam, RestartSetsThePolicyOnce) {
-  if (std::getenv("STRATA_TEST_RESTART") == nullptr) {
-    EXPECT_EQ(tests::run_self("SleepingTeam.*",
-                              {{"STRATA_TEST_RESTART", "1"}},
-                              {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}),
-              0);
-    return;
-  }
-  if (std::getenv("OMP_WAIT_POLICY") == nullptr) {
-    std::string name = "core_tests", filter = "--gtest_filter=SleepingTeam.*";
-    char* const arguments[] = {name.data(), filter.data(), nullptr};
-    restart_with_sleeping_team(arguments);
-    FAIL() << "the program did not start again";
-  }
-  EXPECT_STREQ(std::getenv("OMP_WAIT_POLICY"), "passive");
-  restart_with_sleeping_team(nullptr);  // returns: a second restart would have no arguments
-}
-
 }  // namespace
 }  // namespace strata

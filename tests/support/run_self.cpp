@@ -11,20 +11,18 @@ extern char** environ;  // POSIX declares it nowhere
 namespace strata::tests {
 
 int run_self(const std::string& filter,
-             const std::vector<std::pair<std::string, std::string>>& environment,
-             const std::vector<std::string>& removed) {
-  std::vector<std::string> variables, dropped = removed;
+             const std::vector<std::pair<std::string, std::string>>& environment) {
+  std::vector<std::string> variables;
   for (const auto& [name, value] : environment) {
     variables.push_back(name + "=" + value);
-    dropped.push_back(name);
   }
-  const auto is_dropped = [&](const std::string& variable) {
-    return std::any_of(dropped.begin(), dropped.end(), [&](const std::string& name) {
-      return variable.starts_with(name + "=");
+  const auto is_replaced = [&](const std::string& variable) {
+    return std::any_of(environment.begin(), environment.end(), [&](const auto& one) {
+      return variable.starts_with(one.first + "=");
     });
   };
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (!is_dropped(*variable)) {
+    if (!is_replaced(*variable)) {
       variables.emplace_back(*variable);
     }
   }
