@@ -1,6 +1,8 @@
 #include "launch/waiting.h"
 
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 #include <unistd.h>
 
@@ -12,8 +14,12 @@ void wait_passively(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) {
     return;
   }
+  std::error_code unknown;  // by its own path, so that ps and top show its name
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", unknown);
   setenv("OMP_WAIT_POLICY", "passive", 1);
-  execv("/proc/self/exe", argv);
+  if (!unknown) {
+    execv(self.c_str(), argv);
+  }
 }
 
 }  // namespace strata::launch

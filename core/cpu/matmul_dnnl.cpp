@@ -174,8 +174,9 @@ void product(std::byte* C,
 
 std::string product_library() {
   const dnnl_version_t* v = dnnl_version();
+  // The instruction set decides the bits as much as the version does.
   return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
-         std::to_string(v->patch);
+         std::to_string(v->patch) + " isa " + std::to_string(dnnl_get_effective_cpu_isa());
 }
 
 }  // namespace strata::cpu
