@@ -115,9 +115,9 @@ class Settings {
   RunConfig config_;
 };
 
-/// Sequences in a micro-batch where train.micro_batch is 0: at most 4096 tokens and at least four
-/// micro-batches a step where the batch has them. Depends on nothing else, so that neither memory
-/// nor device nor world size changes a bit.
+/// Sequences in a micro-batch where train.micro_batch is 0: the most that divide the step's and
+/// hold at most 1024 tokens. Depends on nothing else, so that neither memory nor device nor world
+/// size changes a bit.
 std::int64_t default_micro_batch(std::int64_t seq_len, std::int64_t batch_tokens);
 
 /// Help for the settings under any of these prefixes ("train", "model.preset").

@@ -383,15 +383,15 @@ TEST_F(ConfigTest, CompleteDerivesTheStep) {
 
 TEST_F(ConfigTest, DefaultMicroBatchDividesAndKeepsItsBounds) {
   EXPECT_EQ(default_micro_batch(256, 4096), 4);
-  EXPECT_EQ(default_micro_batch(1024, 524288), 4);
+  EXPECT_EQ(default_micro_batch(1024, 524288), 1);
   EXPECT_EQ(default_micro_batch(8192, 524288), 1);
   EXPECT_EQ(default_micro_batch(256, 256), 1);
+  EXPECT_EQ(default_micro_batch(64, 64 * 12), 12);
   EXPECT_EQ(default_micro_batch(64, 64 * 7 * 11), 11);
   for (std::int64_t sequences = 1; sequences < 100; ++sequences) {
     const std::int64_t b = default_micro_batch(128, 128 * sequences);
     EXPECT_EQ(sequences % b, 0);
-    EXPECT_LE(b * 128, 4096);
-    EXPECT_TRUE(sequences / b >= std::min<std::int64_t>(4, sequences));
+    EXPECT_LE(b * 128, 1024);
   }
 }
 
