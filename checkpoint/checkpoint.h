@@ -80,10 +80,16 @@ class Reader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Newest complete checkpoint under root, by directory scan; damaged ones are skipped and reported
-/// through `warn`.
+/// How much of a checkpoint is looked at before it counts as sound: its manifest and the sizes of
+/// its files, or every byte.
+enum class Check : std::uint8_t { manifest, every_byte };
+
+/// Newest sound checkpoint under root, by directory scan; damaged ones are passed over and reported
+/// through `warn`. Nothing when there is no checkpoint at all. Throws format, naming every one,
+/// when all are damaged: a run must not start afresh over them.
 std::optional<std::filesystem::path> newest(const std::filesystem::path& root,
-                                            const std::function<void(const std::string&)>& warn);
+                                            const std::function<void(const std::string&)>& warn,
+                                            Check check = Check::manifest);
 
 /// First difference of two checkpoints by logical name and bytes: step, data cursor, numeric_hash,
 /// tensors. Empty: identical.

@@ -1,10 +1,14 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/directory.h"
@@ -212,17 +216,35 @@ void Reader::verify() const {
 }
 
 std::optional<fs::path> newest(const fs::path& root,
-                               const std::function<void(const std::string&)>& warn) {
+                               const std::function<void(const std::string&)>& warn,
+                               Check check) {
+  std::vector<std::string> damages;
   for (const Name& name : committed(root)) {
     const fs::path directory = root / to_string(name);
     try {
       const Reader reader(directory);
-      return directory;
+      if (check == Check::every_byte) {
+        reader.verify();
+      }
     } catch (const Error& error) {
+      damages.emplace_back(error.what());
+      continue;
+    }
+    for (const std::string& damage : damages) {
       if (warn) {
-        warn(fmt::format("skipping a checkpoint: {}", error.what()));
+        warn(fmt::format("passing over a damaged checkpoint: {}", damage));
       }
     }
+    return directory;
+  }
+  if (!damages.empty()) {
+    throw Error(
+        Errc::format,
+        fmt::format("checkpoint: all {} in '{}' are damaged and none was touched; put a copy "
+                    "of one back, or start afresh in another run.dir ({})",
+                    damages.size(),
+                    root.string(),
+                    fmt::join(damages, "; ")));
   }
   return std::nullopt;
 }

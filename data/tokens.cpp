@@ -73,20 +73,6 @@ class SlicedTokens final : public TokenStream {
   std::int64_t begin_, end_;
 };
 
-void require_file(const std::filesystem::path& file) {
-  std::error_code unreadable;
-  if (!exists(file, unreadable)) {
-    throw Error(Errc::data,
-                fmt::format("data: {} does not exist; name a text or .tok file", file.string()));
-  }
-  if (!is_regular_file(file)) {
-    throw Error(Errc::data,
-                fmt::format("data: {} is {}; name text or .tok files",
-                            file.string(),
-                            is_directory(file) ? "a directory" : "no regular file"));
-  }
-}
-
 std::unique_ptr<TokenStream> encode_file(const std::filesystem::path& file,
                                          const Tokenizer& tokenizer) {
   const std::string text = io::read_text(file);
@@ -110,6 +96,20 @@ std::unique_ptr<TokenStream> encode_file(const std::filesystem::path& file,
 }
 
 }  // namespace
+
+void require_file(const std::filesystem::path& file) {
+  std::error_code unreadable;
+  if (!exists(file, unreadable)) {
+    throw Error(Errc::data,
+                fmt::format("data: {} does not exist; name a text or .tok file", file.string()));
+  }
+  if (!is_regular_file(file)) {
+    throw Error(Errc::data,
+                fmt::format("data: {} is {}; name text or .tok files",
+                            file.string(),
+                            is_directory(file) ? "a directory" : "no regular file"));
+  }
+}
 
 std::unique_ptr<TokenStream> open_tokens(std::span<const std::filesystem::path> files,
                                          const Tokenizer& tokenizer) {

@@ -19,6 +19,9 @@ class TokenStream {
   virtual void read(std::int64_t begin, std::span<std::int32_t> to) const = 0;
 };
 
+/// Throws data when `file` is missing or no regular file.
+void require_file(const std::filesystem::path& file);
+
 /// Encodes text files one after the other, or opens .tok files. Every text file is validated as
 /// UTF-8 first and is one document: it starts with bos(), if the tokenizer has one. Throws data:
 /// file missing, a directory, empty, invalid UTF-8 (with the byte offset), .tok of another

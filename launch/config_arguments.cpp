@@ -33,10 +33,11 @@ std::string key_of_variable(std::string_view name) {
 }
 
 std::string meant(std::string_view name, std::span<const Option> options) {
-  if (name.find('.') != std::string_view::npos) {  // a setting: options have no dots
-    return "--" + nearest_key(name.substr(2));
+  const std::string setting = "--" + nearest_key(name.substr(2));
+  if (name.find('.') != std::string_view::npos) {  // only settings have a dot
+    return setting;
   }
-  std::vector<std::string> names = {"--config", "--help", "--" + nearest_key(name.substr(2))};
+  std::vector<std::string> names = {"--config", "--help", setting};
   for (const Option& option : options) {
     names.push_back(option.name);
   }

@@ -50,9 +50,11 @@ std::map<std::string, TensorDigest> model_tensors(const std::filesystem::path& d
     }
   }
   if (tensors.empty()) {
-    throw Error(Errc::format,
-                fmt::format("inspect: {} holds no complete checkpoint and no safetensors file",
-                            directory.string()));
+    throw Error(
+        Errc::format,
+        fmt::format("inspect: {} holds no complete checkpoint and no safetensors file; give a "
+                    "run, a checkpoint or a model directory",
+                    directory.string()));
   }
   return tensors;
 }
@@ -81,7 +83,10 @@ std::optional<std::string> difference(const std::filesystem::path& a,
                                       const std::filesystem::path& b) {
   for (const auto& path : {a, b}) {
     if (!is_directory(path)) {
-      throw Error(Errc::format, fmt::format("inspect: {} is not a directory", path.string()));
+      throw Error(Errc::format,
+                  fmt::format("inspect: {} is not a directory; give a run, a checkpoint or a model "
+                              "directory",
+                              path.string()));
     }
   }
   const auto left = find_checkpoint(a), right = find_checkpoint(b);
@@ -90,6 +95,7 @@ std::optional<std::string> difference(const std::filesystem::path& a,
   }
   if (left.empty() || right.empty()) {
     const auto& checkpoint = left.empty() ? b : a;
+    model_tensors(left.empty() ? a : b);  // or there is nothing to compare
     return fmt::format("training state is only in {}", checkpoint.string());
   }
   return checkpoint::first_difference(checkpoint::Reader(left), checkpoint::Reader(right));
@@ -126,7 +132,8 @@ int show(Words words) {
   const auto path = find_checkpoint(args.positional(0));
   if (path.empty()) {
     throw Error(Errc::format,
-                fmt::format("inspect: {} holds no complete checkpoint", args.positional(0)));
+                fmt::format("inspect: {} holds no complete checkpoint; give a run or a checkpoint",
+                            args.positional(0)));
   }
   const checkpoint::Reader reader(path);
   reader.verify();

@@ -33,6 +33,7 @@ std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config, bool to
   std::string text;
   for (const auto* files : {&config.data.train, &config.data.valid}) {
     for (const std::string& file : *files) {
+      data::require_file(file);
       text += io::read_text(file);
     }
   }
@@ -61,12 +62,38 @@ JobData open_data(const RunConfig& config, std::unique_ptr<data::Tokenizer> toke
   return data;
 }
 
-/// The preset, or the config of the weights to start from, with the settings' changes.
-models::ModelConfig choose_model(const RunConfig& config, const data::Tokenizer& tokenizer) {
+/// Weights have the shape that they have: a setting that says another is a mistake.
+void require_shape_of_weights(const models::ModelConfig& weights, const ModelSettings& m) {
+  const auto require = [&](const char* key, const auto& wish, const auto& has) {
+    if (wish && *wish != has) {
+      throw Error(Errc::config,
+                  fmt::format("model: {} = {}, but the weights in {} have {}; leave it out",
+                              key,
+                              *wish,
+                              m.init_from,
+                              has));
+    }
+  };
+  require("model.L", m.L, weights.L);
+  require("model.C", m.C, weights.C);
+  require("model.H", m.H, weights.H);
+  require("model.K", m.K, weights.K);
+  require("model.F", m.F, weights.F);
+  require("model.bias", m.bias, weights.bias);
+  if (weights.family == models::Family::gpt2) {  // a table of positions
+    require("model.max_T", m.max_T, weights.max_T);
+  }
+}
+
+/// The preset, or the config of the weights to start from (null: none), with the settings' changes.
+models::ModelConfig choose_model(const RunConfig& config,
+                                 const models::ModelConfig* weights,
+                                 const data::Tokenizer& tokenizer) {
   const ModelSettings& m = config.model;
-  const bool from_weights = !m.init_from.empty();
-  models::ModelConfig model =
-      from_weights ? models::read_config(m.init_from) : models::preset(m.preset);
+  models::ModelConfig model = weights != nullptr ? *weights : models::preset(m.preset);
+  if (weights != nullptr) {
+    require_shape_of_weights(model, m);
+  }
   const auto change = [](auto& field, const auto& wish) {
     if (wish) {
       field = *wish;
@@ -87,7 +114,7 @@ models::ModelConfig choose_model(const RunConfig& config, const data::Tokenizer&
   }
   change(model.K, m.K);
   change(model.F, m.F);
-  const bool tiny = !from_weights && m.preset.starts_with("tiny-");
+  const bool tiny = weights == nullptr && m.preset.starts_with("tiny-");
   if (tiny) {  // presets without a tokenizer of their own
     model.V = tokenizer.vocab_size();
   }
@@ -135,15 +162,18 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
       resumed ? data::load_tokenizer(checkpoint) : make_tokenizer(config, tokenizer_given),
       text);
 
+  std::optional<ModelDir> start;
+  if (!config.model.init_from.empty() && !resumed) {
+    start = open_model(config.model.init_from);
+    job.init = start->load;
+  }
   models::ModelConfig& model = job.computation.model;
-  model = resumed ? models::read_config(checkpoint) : choose_model(config, *job.data.tokenizer);
+  model = resumed ? models::read_config(checkpoint)
+                  : choose_model(config, start ? &start->config : nullptr, *job.data.tokenizer);
   if (resumed && config.model.dropout) {
     model.dropout = static_cast<float>(*config.model.dropout);
   }
   require_vocabulary(model, *job.data.tokenizer);
-  if (!config.model.init_from.empty() && !resumed) {
-    job.init = open_model(config.model.init_from).load;
-  }
   job.settings.complete(model.max_T, method_defaults(config.optim.method));
   config.train.schedule.validate(config.train.steps);
 

@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "checkpoint/checkpoint.h"
 #include "core/error.h"
 
 namespace strata::launch {
@@ -32,17 +31,22 @@ void load_checkpoint(const checkpoint::Reader& reader,
 
 }  // namespace
 
-std::filesystem::path find_checkpoint(const std::filesystem::path& directory) {
+std::filesystem::path find_checkpoint(const std::filesystem::path& directory,
+                                      checkpoint::Check check) {
   if (exists(directory / "MANIFEST.pb")) {
+    const checkpoint::Reader reader(directory);
+    if (check == checkpoint::Check::every_byte) {
+      reader.verify();
+    }
     return directory;
   }
   const auto warn = [](const std::string& text) {
-    std::fprintf(stderr, "strata: %s\n", text.c_str());
+    std::fprintf(stderr, "strata: warning: %s\n", text.c_str());
   };
   if (!is_directory(directory / "ckpt")) {
     return {};
   }
-  return checkpoint::newest(directory / "ckpt", warn).value_or(std::filesystem::path());
+  return checkpoint::newest(directory / "ckpt", warn, check).value_or(std::filesystem::path());
 }
 
 ModelDir open_model(const std::filesystem::path& directory) {
@@ -64,12 +68,14 @@ ModelDir open_model(const std::filesystem::path& directory) {
   } else if (exists(directory / "config.json")) {
     model.path = directory;
     model.config = models::read_config(directory);
+    models::check_weights(directory, model.config);
     model.load = [directory, config = model.config](const models::ParamSink& sink) {
       models::read_weights(directory, config, sink);
     };
   } else {
     throw Error(Errc::format,
-                fmt::format("model: {} holds neither config.json nor a complete checkpoint",
+                fmt::format("model: {} holds neither config.json nor a complete checkpoint; give a "
+                            "Hugging Face directory, a run or a checkpoint",
                             directory.string()));
   }
   model.tokenizer = data::load_tokenizer(model.path);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "checkpoint/checkpoint.h"
 #include "data/tokenizer.h"
 #include "models/hf.h"
 
@@ -22,9 +23,11 @@ struct ModelDir {
 /// Throws format, naming what the directory lacks, and data when the tokenizer is missing.
 ModelDir open_model(const std::filesystem::path& directory);
 
-/// The newest complete checkpoint of a run directory, or the directory itself if it is a
-/// checkpoint; empty: neither. Damaged checkpoints are named on stderr and passed over.
-std::filesystem::path find_checkpoint(const std::filesystem::path& directory);
+/// The newest sound checkpoint of a run directory, or the directory itself if it is a checkpoint;
+/// empty: neither. Damaged checkpoints of a run are named on stderr and passed over; throws format
+/// when there is no other.
+std::filesystem::path find_checkpoint(const std::filesystem::path& directory,
+                                      checkpoint::Check check = checkpoint::Check::manifest);
 
 /// The files that make a checkpoint or an exported directory usable alone: config.json and the
 /// tokenizer's.

@@ -26,7 +26,7 @@ void drop_repeated(const std::filesystem::path& file, std::int64_t resumed_step)
   std::string kept, line;
   while (std::getline(in, line)) {
     const auto object = nlohmann::json::parse(line, nullptr, false);
-    if (!object.is_discarded() && object.value("step", std::int64_t{0}) <= resumed_step) {
+    if (object.is_object() && object.value("step", std::int64_t{0}) <= resumed_step) {
       kept += line + "\n";
     }
   }
@@ -84,6 +84,15 @@ void Report::note(const std::string& text) {
   std::fprintf(stderr, "%s\n", text.c_str());
 }
 
+/// A full disk costs lines of metrics, not the run: its checkpoints decide whether it can go on.
+void Report::write_metrics(const std::string& line) {
+  std::fprintf(metrics_.get(), "%s\n", line.c_str());
+  if (std::fflush(metrics_.get()) != 0 && !metrics_lost_) {
+    note("strata: warning: metrics.jsonl cannot be written; lines of it will be missing");
+    metrics_lost_ = true;
+  }
+}
+
 void Report::step(const StepReport& r) {
   const nlohmann::json object{{"step", r.step},
                               {"loss", number(r.loss)},
@@ -95,8 +104,7 @@ void Report::step(const StepReport& r) {
                               {"tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
                               {"memory_bytes", r.memory_bytes},
                               {"seconds", r.seconds}};
-  std::fprintf(metrics_.get(), "%s\n", object.dump().c_str());
-  std::fflush(metrics_.get());
+  write_metrics(object.dump());
 
   seconds_per_step_ =
       seconds_per_step_ == 0 ? r.seconds : 0.9 * seconds_per_step_ + 0.1 * r.seconds;
@@ -135,8 +143,7 @@ void Report::evaluation(std::int64_t step, double loss, std::int64_t tokens, dou
                               {"validation_loss", number(loss)},
                               {"validation_tokens", tokens},
                               {"seconds", seconds}};
-  std::fprintf(metrics_.get(), "%s\n", object.dump().c_str());
-  std::fflush(metrics_.get());
+  write_metrics(object.dump());
   note(fmt::format("step {}  validation loss {:.4f}  ({} tokens, {})",
                    step,
                    loss,

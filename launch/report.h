@@ -36,9 +36,11 @@ class Report {
 
  private:
   void finish_live_line();
+  void write_metrics(const std::string& line);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> metrics_;
   bool terminal_;
   bool live_ = false;
+  bool metrics_lost_ = false;
   std::chrono::steady_clock::time_point last_line_;
   double seconds_per_step_ = 0;  // smoothed, for the time left
 };

@@ -13,14 +13,20 @@ enum class Earlier : std::uint8_t { refuse, accept };
 /// with Errc::config. Holds config.toml, metrics.jsonl and ckpt/.
 class RunDir {
  public:
-  /// Creates the directory. Throws config when it holds an earlier run that is not to be gone on
-  /// with.
+  /// A directory that exists is locked at once, so that what is read of it stays; one that does not
+  /// is left unmade. Throws config when it holds an earlier run that is not to be gone on with.
   RunDir(std::filesystem::path path, Earlier earlier);
+  /// Makes and locks the directory if that is still to be done: the last thing before a run writes,
+  /// so that a refused run leaves nothing behind.
+  void create();
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoints() const { return path_ / "ckpt"; }
 
  private:
+  void hold();
+
   std::filesystem::path path_;
+  Earlier earlier_;
   std::unique_ptr<io::FileLock> lock_;
 };
 

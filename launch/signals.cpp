@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <ctime>
 
 #include <unistd.h>
@@ -11,23 +12,25 @@
 namespace strata::launch {
 namespace {
 
-constexpr long kSecondWish = 2;  // seconds after which a repeated signal means: now
+constexpr std::int64_t kSecondWishMs = 2000;  // after which a repeated signal means: now
 
 std::atomic<int> first_signal{0};
-std::atomic<long> first_time{0};
+std::atomic<std::int64_t> first_time_ms{0};
 
-long now_seconds() {
+std::int64_t now_ms() {
   timespec t{};
   clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec;
+  return std::int64_t{t.tv_sec} * 1000 + t.tv_nsec / 1'000'000;
 }
 
 // Only async-signal-safe calls.
 extern "C" void handle(int signal) {
-  int none = 0;
-  if (first_signal.compare_exchange_strong(none, signal)) {
-    first_time = now_seconds();
-  } else if (now_seconds() - first_time.load() >= kSecondWish) {
+  const std::int64_t now = now_ms();
+  std::int64_t unset = 0;
+  first_time_ms.compare_exchange_strong(unset, now);  // before the wish can be seen
+  int first = 0;
+  if (!first_signal.compare_exchange_strong(first, signal) && signal == first &&
+      now - first_time_ms.load() >= kSecondWishMs) {
     _exit(static_cast<int>(Errc::interrupted));
   }
 }

@@ -10,7 +10,6 @@
 #include "core/parallel_for.h"
 #include "launch/commands.h"
 #include "launch/model_dir.h"
-#include "launch/plan_report.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
@@ -36,9 +35,9 @@ bool given(const Settings& settings, const char* key) {
 std::filesystem::path resume_from(const RunConfig& config) {
   switch (config.resume) {
     case Resume::automatic:
-      return find_checkpoint(config.run_dir);
+      return find_checkpoint(config.run_dir, checkpoint::Check::every_byte);
     case Resume::path: {
-      const auto found = find_checkpoint(config.resume_path);
+      const auto found = find_checkpoint(config.resume_path, checkpoint::Check::every_byte);
       if (found.empty()) {
         throw Error(
             Errc::format,
@@ -92,12 +91,7 @@ int run_settings(Sources sources, bool json) {
   Settings first(sources);
   const bool resume_asked = given(first, "resume") && first.config().resume != Resume::never;
   const auto earlier = resume_asked ? Earlier::accept : Earlier::refuse;
-  const std::filesystem::path path = first.config().run_dir;
-  // A run that exists is locked before it is read; a new one is made when nothing else can fail.
-  std::unique_ptr<RunDir> dir;
-  if (exists(path)) {
-    dir = std::make_unique<RunDir>(path, earlier);
-  }
+  RunDir dir(first.config().run_dir, earlier);
   const auto checkpoint = resume_asked ? resume_from(first.config()) : std::filesystem::path();
   if (!checkpoint.empty()) {  // a resumed run keeps its settings unless others are given
     sources.restored = checkpoint::Reader(checkpoint).state().settings;
@@ -110,11 +104,7 @@ int run_settings(Sources sources, bool json) {
   }
   install_signal_handlers();
   Job job = make_job(std::move(settings), checkpoint, Text::required);
-  print_summary(job);
-  if (!dir) {
-    dir = std::make_unique<RunDir>(path, earlier);
-  }
-  const TrainResult result = run_training(std::move(job), *dir, checkpoint);
+  const TrainResult result = run_training(std::move(job), dir, checkpoint);
   print_end(result, json);
   return result.interrupted ? static_cast<int>(Errc::interrupted) : 0;
 }
@@ -162,7 +152,11 @@ int resume(Words words) {
   }
   const std::string& run = args.positional[0];
   if (find_checkpoint(run).empty()) {
-    throw Error(Errc::format, fmt::format("resume: {} holds no complete checkpoint", run));
+    throw Error(
+        Errc::format,
+        fmt::format("resume: {} holds no complete checkpoint; give a run directory, or start "
+                    "one with strata train",
+                    run));
   }
   args.settings.push_back({"run.dir", {Raw::Kind::word, run, {}}, "command line"});
   args.settings.push_back({"resume", {Raw::Kind::word, "auto", {}}, "command line"});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -13,6 +14,7 @@
 #include "core/matmul.h"
 #include "core/runtime.h"
 #include "launch/model_dir.h"
+#include "launch/plan_report.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "parallel/self_communicator.h"
@@ -35,13 +37,13 @@ std::map<std::string, std::string> numeric_environment() {
 
 class Trainer {
  public:
-  Trainer(Job job, const RunDir& dir, const std::filesystem::path& checkpoint)
+  Trainer(Job job, RunDir& dir, const std::filesystem::path& checkpoint)
       : job_(std::move(job)),
         config_(job_.settings.config()),
         dir_(dir),
-        engine_(make_engine()),
         sampler_(*job_.data.train, job_.computation.T, config_.train.seed),
-        writer_(writer_config(), engine_.state_dict(), ranks_) {
+        engine_(make_engine()) {
+    print_summary(job_);
     if (checkpoint.empty()) {
       engine_.start(config_.train.seed, job_.init);
       state_.seed = config_.train.seed;
@@ -55,6 +57,8 @@ class Trainer {
     state_.numeric_hash = job_.settings.numeric_hash();
     state_.numeric_environment = numeric_environment();
     state_.files = model_files(job_.computation.model, *job_.data.tokenizer);
+    dir_.create();
+    writer_ = std::make_unique<checkpoint::Writer>(writer_config(), engine_.state_dict(), ranks_);
     report_ = std::make_unique<Report>(dir.path(), state_.step);
     io::replace_file(dir.path() / "config.toml", job_.settings.toml());
   }
@@ -77,16 +81,18 @@ class Trainer {
   void step();
   void evaluate();
   void save();
+  [[noreturn]] void stop_at_nonfinite();
   bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   Job job_;
   const RunConfig& config_;
-  const RunDir& dir_;
-  Engine engine_;
+  RunDir& dir_;
   data::WindowSampler sampler_;
+  Engine engine_;
   parallel::SelfCommunicator ranks_;
-  checkpoint::Writer writer_;
+  std::unique_ptr<checkpoint::Writer> writer_;
   RunState state_;
+  std::tuple<std::int64_t, std::int64_t, std::int64_t> before_;  // step, tokens, samples
   std::unique_ptr<Report> report_;
   std::vector<MicroBatch> batches_, evaluation_batches_;
   StepScalars scalars_;
@@ -102,10 +108,8 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                       std::int64_t begin,
                       std::span<std::byte> to) { reader.read(tensor, field, begin, to); });
   state_ = reader.state();
-  if (checkpoint.parent_path() == dir_.checkpoints()) {
-    saved_step_ = state_.step;
-    result_.checkpoint = checkpoint;
-  }
+  result_.checkpoint = checkpoint;
+  saved_step_ = checkpoint.parent_path() == dir_.checkpoints() ? state_.step : -1;
   std::fprintf(stderr,
                "resuming from %s after step %lld\n",
                checkpoint.c_str(),
@@ -146,6 +150,7 @@ void Trainer::load_batches() {
 void Trainer::step() {
   const auto start = Clock::now();
   load_batches();
+  before_ = {state_.step, state_.tokens, state_.samples};
   const std::int64_t step = state_.step + 1;
   const std::int64_t tokens = config_.train.batch_tokens;
   scalars_.inputs.info = {
@@ -212,10 +217,28 @@ void Trainer::save() {
   if (saved_step_ == state_.step) {
     return;
   }
-  writer_.begin(state_);
-  engine_.snapshot(writer_);
-  result_.checkpoint = writer_.commit();
+  writer_->begin(state_);
+  engine_.snapshot(*writer_);
+  result_.checkpoint = writer_->commit();
   saved_step_ = state_.step;
+}
+
+/// A skipped step changed no weight, so what was before it can be saved. Not what is after it:
+/// going on again and again would then save one step more each time, until no good checkpoint is
+/// kept.
+void Trainer::stop_at_nonfinite() {
+  const std::int64_t step = state_.step;
+  std::tie(state_.step, state_.tokens, state_.samples) = before_;
+  save();
+  throw Error(
+      Errc::numerics,
+      fmt::format("train: step {} has a loss of {} and a gradient norm of {}; {} holds the state "
+                  "before it; resume an earlier checkpoint with a lower train.schedule.lr, or look "
+                  "at the data of this step",
+                  step,
+                  scalars_.loss,
+                  scalars_.grad_norm,
+                  result_.checkpoint.string()));
 }
 
 TrainResult Trainer::run() {
@@ -224,15 +247,7 @@ TrainResult Trainer::run() {
     const bool stop = scalars_.stop_requested;
     if (scalars_.outcome == Outcome::skip &&
         (config_.train.on_nonfinite == OnNonfinite::stop || skipped_in_a_row_ == kHopeless)) {
-      save();  // no state changed, so what is saved is sound
-      throw Error(
-          Errc::numerics,
-          fmt::format("train: step {} has a loss of {} and a gradient norm of {}; {} is safe; "
-                      "lower train.schedule.lr or look at the data of this step",
-                      state_.step,
-                      scalars_.loss,
-                      scalars_.grad_norm,
-                      result_.checkpoint.string()));
+      stop_at_nonfinite();
     }
     if (!stop && job_.data.valid && due(config_.train.eval_every)) {
       evaluate();
@@ -258,7 +273,7 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-TrainResult run_training(Job job, const RunDir& dir, const std::filesystem::path& checkpoint) {
+TrainResult run_training(Job job, RunDir& dir, const std::filesystem::path& checkpoint) {
   return Trainer(std::move(job), dir, checkpoint).run();
 }
 

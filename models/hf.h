@@ -24,6 +24,10 @@ void read_weights(const std::filesystem::path& directory,
                   const ModelConfig& config,
                   const ParamSink& sink);
 
+/// Everything that read_weights checks before the first value moves: files, headers, names, shapes,
+/// dtypes. Reads no value.
+void check_weights(const std::filesystem::path& directory, const ModelConfig& config);
+
 /// Writes config.json and model.safetensors (dtype f32 or bf16) to `directory` through a staging
 /// directory, so that a reader never sees a part. Tied heads are omitted. `extra`: files to put
 /// beside them (tokenizer).

@@ -2,7 +2,10 @@
 #include <bit>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <set>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -21,7 +24,11 @@ using nlohmann::json;
 constexpr std::int64_t kPieceElements = 1 << 20;
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what) {
-  throw Error(Errc::format, fmt::format("{}: {}", path.string(), what));
+  throw Error(
+      Errc::format,
+      fmt::format("model: {}: {}; take config.json and weights from the same complete model",
+                  path.string(),
+                  what));
 }
 
 /// What every parameter's name but the head's begins with in a checkpoint of the whole model; a
@@ -186,28 +193,31 @@ void stream(const Found& found, const ParamSpec& param, const ParamSink& sink) {
   }
 }
 
-}  // namespace
+/// A directory's weights, found and checked.
+struct Weights {
+  std::vector<std::unique_ptr<Block>> blocks;
+  Files files;
+  std::map<std::string, Found> found;
+};
 
-void read_weights(const fs::path& directory, const ModelConfig& config, const ParamSink& sink) {
-  const auto blocks = build_blocks(config);
+Weights open_weights(const fs::path& directory, const ModelConfig& config) {
+  Weights weights{build_blocks(config), open_files(directory), {}};
   std::set<std::string> wanted;
-  for (const auto& block : blocks) {
+  for (const auto& block : weights.blocks) {
     for (const ParamSpec& param : block->spec().params) {
       wanted.insert(param.info.name);
     }
   }
-  const Files files = open_files(directory);
-  const std::map<std::string, Found> found = collect(files, config, wanted);
-  for (const auto& [tensor, path] : files.index) {
-    if (files.readers.at(path).find(tensor) == nullptr) {
+  weights.found = collect(weights.files, config, wanted);
+  for (const auto& [tensor, path] : weights.files.index) {
+    if (weights.files.readers.at(path).find(tensor) == nullptr) {
       fail(path, fmt::format("tensor '{}' is absent though the index names it", tensor));
     }
   }
-  // Everything is checked before the first value moves.
-  for (const auto& block : blocks) {
+  for (const auto& block : weights.blocks) {
     for (const ParamSpec& param : block->spec().params) {
-      const auto it = found.find(param.info.name);
-      if (it == found.end()) {
+      const auto it = weights.found.find(param.info.name);
+      if (it == weights.found.end()) {
         fail(
             directory,
             fmt::format("tensor '{}' {} is missing", param.info.name, to_string(param.info.shape)));
@@ -215,9 +225,20 @@ void read_weights(const fs::path& directory, const ModelConfig& config, const Pa
       check(it->second, param);
     }
   }
-  for (const auto& block : blocks) {
+  return weights;
+}
+
+}  // namespace
+
+void check_weights(const fs::path& directory, const ModelConfig& config) {
+  open_weights(directory, config);
+}
+
+void read_weights(const fs::path& directory, const ModelConfig& config, const ParamSink& sink) {
+  const Weights weights = open_weights(directory, config);
+  for (const auto& block : weights.blocks) {
     for (const ParamSpec& param : block->spec().params) {
-      stream(found.at(param.info.name), param, sink);
+      stream(weights.found.at(param.info.name), param, sink);
     }
   }
 }

@@ -16,6 +16,9 @@ Error io_error(const std::filesystem::path& path, std::string_view operation, in
   if (error_number == EDQUOT) {
     message += "; free space in your quota or choose a directory on another file system";
   }
+  if (error_number == EFBIG) {
+    message += "; raise the limit on file sizes (ulimit -f) or choose another file system";
+  }
   if (error_number == ENOSPC) {
     struct statvfs status {};
     const std::filesystem::path directory = path.has_parent_path() ? path.parent_path() : ".";

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -150,22 +151,35 @@ DType dtype_from_safetensors(std::string_view name, const std::filesystem::path&
            name));
 }
 
-SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
-    : path_(path), fd_(open_file(path, Open::read)) {
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : path_(path) {
   static_assert(std::endian::native == std::endian::little);
-  const std::int64_t size = file_size(fd_, path);
-  const std::string header = read_header(path, fd_, size);
+  std::error_code unreadable;  // then opening it says why
+  if (exists(path, unreadable) && !is_regular_file(path, unreadable)) {
+    fail(path, "this is no regular file; name a safetensors file");
+  }
+  fd_ = open_file(path, Open::read);
+  try {
+    read_entries();
+  } catch (const Error& error) {
+    throw Error(error.code(),
+                fmt::format("{}; the file is damaged or incomplete: get it again", error.what()));
+  }
+}
+
+void SafetensorsReader::read_entries() {
+  const std::int64_t size = file_size(fd_, path_);
+  const std::string header = read_header(path_, fd_, size);
   data_offset_ = kPrefixBytes + static_cast<std::int64_t>(header.size());
-  SafetensorsHeader parsed = parse_safetensors_header(header, path);
+  SafetensorsHeader parsed = parse_safetensors_header(header, path_);
   entries_ = std::move(parsed.entries);
   metadata_ = std::move(parsed.metadata);
   for (const SafetensorsEntry& entry : entries_) {
-    check_size(path, entry);
+    check_size(path_, entry);
   }
   std::stable_sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
-  check_cover(path, entries_, size - data_offset_);
+  check_cover(path_, entries_, size - data_offset_);
 }
 
 const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {

@@ -41,6 +41,8 @@ class SafetensorsReader {
   const Fd& fd() const { return fd_; }
 
  private:
+  void read_entries();
+
   std::filesystem::path path_;
   Fd fd_;
   std::int64_t data_offset_ = 0;

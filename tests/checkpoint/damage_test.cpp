@@ -159,12 +159,19 @@ TEST_F(DamageTest, FilesOfAnotherCheckpointAreNoticed) {
   EXPECT_TRUE(intact(newer_));
 }
 
-TEST_F(DamageTest, AllDamagedMeansNone) {
+TEST_F(DamageTest, AllDamagedIsAnErrorThatNamesEveryOne) {
   fs::remove(newer_ / "MANIFEST.pb");
   fs::remove(older_ / "MANIFEST.pb");
-  int warnings = 0;
-  EXPECT_EQ(newest(root_, [&](const std::string&) { ++warnings; }), std::nullopt);
-  EXPECT_EQ(warnings, 2);
+  expect_error(Errc::format, {newer_.string(), older_.string(), "run.dir"}, [&] {
+    newest(root_, [](const std::string& text) { ADD_FAILURE() << text; });
+  });
+}
+
+TEST_F(DamageTest, ADamagedValueIsFoundByALookAtEveryByte) {
+  const fs::path path = newer_ / "d00000_00.safetensors";
+  flip(path, static_cast<std::int64_t>(fs::file_size(path)) * 8 - 1);
+  EXPECT_EQ(newest(root_, {}), newer_);
+  EXPECT_EQ(newest(root_, {}, Check::every_byte), older_);
 }
 
 }  // namespace

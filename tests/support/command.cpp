@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,7 +52,8 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
                          int err,
                          char* const* arguments,
                          char* const* environment) {
-  setpgid(0, 0);  // so that a kill reaches its children too
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is killed leaves nobody behind
+  setpgid(0, 0);                     // so that a kill reaches its children too
   dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
   dup2(out, STDOUT_FILENO);
   dup2(err, STDERR_FILENO);
