@@ -49,7 +49,7 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& directory,
   return checkpoint::newest(directory / "ckpt", warn, check).value_or(std::filesystem::path());
 }
 
-ModelDir open_model(const std::filesystem::path& directory) {
+ModelDir open_model(const std::filesystem::path& directory, NeedTokenizer need) {
   if (!is_directory(directory)) {
     throw Error(
         Errc::format,
@@ -78,7 +78,9 @@ ModelDir open_model(const std::filesystem::path& directory) {
                             "Hugging Face directory, a run or a checkpoint",
                             directory.string()));
   }
-  model.tokenizer = data::load_tokenizer(model.path);
+  if (need == NeedTokenizer::yes || exists(model.path / data::kTokenizerFile)) {
+    model.tokenizer = data::load_tokenizer(model.path);
+  }
   return model;
 }
 

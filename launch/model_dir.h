@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -20,8 +21,10 @@ struct ModelDir {
   /// Streams every parameter through the sink.
   std::function<void(const models::ParamSink&)> load;
 };
-/// Throws format, naming what the directory lacks, and data when the tokenizer is missing.
-ModelDir open_model(const std::filesystem::path& directory);
+enum class NeedTokenizer : std::uint8_t { yes, no };
+/// Throws format, naming what the directory lacks, and data when a needed tokenizer is missing.
+ModelDir open_model(const std::filesystem::path& directory,
+                    NeedTokenizer need = NeedTokenizer::yes);
 
 /// The newest sound checkpoint of a run directory, or the directory itself if it is a checkpoint;
 /// empty: neither. Damaged checkpoints of a run are named on stderr and passed over; throws format
