@@ -19,11 +19,8 @@ std::vector<std::filesystem::path> paths(const std::vector<std::string>& names) 
   return {names.begin(), names.end()};
 }
 
-std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config, bool tokenizer_given) {
+std::unique_ptr<data::Tokenizer> make_tokenizer(const RunConfig& config) {
   const std::string& kind = config.data.tokenizer;
-  if (!tokenizer_given && !config.model.init_from.empty()) {  // weights mean nothing without theirs
-    return data::load_tokenizer(config.model.init_from);
-  }
   if (kind == "byte") {
     return data::byte_tokenizer();
   }
@@ -157,16 +154,16 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
   const RunConfig& config = job.settings.config();
   const bool resumed = !checkpoint.empty();
   const bool tokenizer_given = job.settings.values().at("data.tokenizer").origin != "default";
-  job.data = open_data(
-      config,
-      resumed ? data::load_tokenizer(checkpoint) : make_tokenizer(config, tokenizer_given),
-      text);
-
   std::optional<ModelDir> start;
   if (!config.model.init_from.empty() && !resumed) {
     start = open_model(config.model.init_from);
     job.init = start->load;
   }
+  auto tokenizer = resumed                     ? data::load_tokenizer(checkpoint)
+                   : start && !tokenizer_given ? std::move(start->tokenizer)  // the weights' own
+                                               : make_tokenizer(config);
+  job.data = open_data(config, std::move(tokenizer), text);
+
   models::ModelConfig& model = job.computation.model;
   model = resumed ? models::read_config(checkpoint)
                   : choose_model(config, start ? &start->config : nullptr, *job.data.tokenizer);
