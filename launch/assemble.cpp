@@ -199,7 +199,7 @@ struct Engine::Impl {
     if (plan.computation.dtype == DType::f32) {
       return;
     }
-    const int block = places.at(spec.info.id).block;
+    const int block = places.at(spec.info.name).block;
     for (const StateEntry& entry : plan.updater->block(block).entries) {
       if (entry.state == "weight" && entry.tensor == spec.info.name) {
         const Lease state = store.acquire(entry.pack);
@@ -217,13 +217,15 @@ Engine::Engine(std::unique_ptr<Blueprint> blueprint, const offload::Budgets& bud
 Engine::~Engine() = default;
 
 void Engine::start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load) {
-  const models::ParamSink sink = [&](const ParamSpec& spec,
-                                     std::int64_t begin,
-                                     std::span<const float> values) {
-    write_weights(
-        impl_->store, impl_->places.at(spec.info.id), impl_->plan.computation.dtype, begin, values);
-    impl_->write_master(spec, begin, values);
-  };
+  const models::ParamSink sink =
+      [&](const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
+        write_weights(impl_->store,
+                      impl_->places.at(spec.info.name),
+                      impl_->plan.computation.dtype,
+                      begin,
+                      values);
+        impl_->write_master(spec, begin, values);
+      };
   if (load) {
     return load(sink);
   }
@@ -251,14 +253,7 @@ void Engine::restore(const StateReader& read) {
     if (has_master && entry.state == "weight") {  // the working copy is the master rounded
       const std::span<const float> master{reinterpret_cast<const float*>(bytes.data()),
                                           static_cast<std::size_t>(entry.numel)};
-      for (const auto& block : impl_->plan.blocks) {
-        for (const ParamSpec& spec : block->spec().params) {
-          if (spec.info.name == entry.tensor) {
-            write_weights(
-                impl_->store, impl_->places.at(spec.info.id), DType::bf16, entry.begin, master);
-          }
-        }
-      }
+      write_weights(impl_->store, impl_->places.at(entry.tensor), DType::bf16, entry.begin, master);
     }
   }
 }

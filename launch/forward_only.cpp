@@ -32,7 +32,7 @@ class ForwardOnly {
     }
     const WeightPlaces places = weight_places(blocks_, runner_);
     load([&](const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
-      write_weights(store_, places.at(spec.info.id), DType::f32, begin, values);
+      write_weights(store_, places.at(spec.info.name), DType::f32, begin, values);
     });
   }
 

@@ -13,7 +13,7 @@ WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
     const auto& params = blocks[b]->spec().params;
     for (std::size_t p = 0; p < params.size(); ++p) {
       const int block = static_cast<int>(b);
-      places[params[p].info.id] = {block, runner.weights_layout(block).offset[p]};
+      places[params[p].info.name] = {block, runner.weights_layout(block).offset[p]};
     }
   }
   return places;

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "core/block.h"
 #include "core/pack.h"
@@ -15,7 +16,7 @@ struct WeightPlace {
   int block = 0;
   std::int64_t offset = 0;
 };
-using WeightPlaces = std::map<TensorId, WeightPlace>;
+using WeightPlaces = std::map<std::string, WeightPlace>;  // by the parameter's name
 WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
                            const models::GraphRunner& runner);
 
