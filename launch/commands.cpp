@@ -59,7 +59,7 @@ int run(int argc, char** argv) {
   for (const Command& c : kCommands) {
     if (c.name == words[0]) {
       if (c.work == Command::Work::computes) {
-        wait_passively(argv);
+        wait_briefly(argv);
       }
       return c.run(Words(words).subspan(1));
     }

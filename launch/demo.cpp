@@ -21,7 +21,7 @@
 namespace strata::launch {
 namespace {
 
-constexpr int kSteps = 400, kKilledAt = 200;
+constexpr int kSteps = 750, kKilledAt = 375;
 constexpr std::int64_t kTextBytes = 1 << 20;
 
 void say(const std::string& text) {
@@ -32,14 +32,15 @@ void say(const std::string& text) {
 std::vector<std::string> train_words(const std::filesystem::path& dir) {
   return {"train",
           "--model.preset=tiny-llama",
+          "--model.L=3",
           "--data.train=" + (dir / "stories.txt").string(),
           "--data.valid=0.02",
           fmt::format("--train.steps={}", kSteps),
-          "--train.seq_len=128",
+          "--train.seq_len=256",
           "--train.batch_tokens=2048",
-          "--train.schedule.lr=3e-3",
-          "--train.schedule.warmup_steps=20",
-          fmt::format("--train.eval_every={}", kSteps / 4),
+          "--train.schedule.lr=4e-3",
+          "--train.schedule.warmup_steps=50",
+          fmt::format("--train.eval_every={}", kSteps / 5),
           "--checkpoint.every=100",
           "--run.dir=" + (dir / "run").string()};
 }

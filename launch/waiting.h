@@ -2,9 +2,9 @@
 
 namespace strata::launch {
 
-/// Makes the OpenMP team sleep between regions instead of spinning, unless the user chose
+/// Makes the OpenMP team spin only briefly between regions and then sleep, unless the user chose
 /// (OMP_WAIT_POLICY or GOMP_SPINCOUNT). libgomp reads its environment when it is loaded, so the
 /// program starts itself once more; returns if that is not needed or not possible.
-void wait_passively(char** argv);
+void wait_briefly(char** argv);
 
 }  // namespace strata::launch
