@@ -46,14 +46,17 @@ struct Split {
 };
 Split tail_split(std::int64_t tokens, double fraction);
 
-/// Training windows: sample j of the run is window perm(j mod n) of epoch j / n, where perm is a
-/// keyed permutation (Feistel network with cycle walking) of the n = size - T window starts. A
-/// position is an index: no replay, no state, no dependence on ranks. Throws data when the stream
-/// has fewer than T + 1 tokens.
+/// Training windows. An epoch cuts the stream into windows of T tokens, side by side from an offset
+/// of its own, and takes them in an order of its own: sample j is window perm(j mod n) of epoch j /
+/// n, perm a keyed permutation (Feistel network with cycle walking) of the epoch's n windows. Every
+/// token is seen once an epoch, where random starts would leave a third of the text unseen after as
+/// many samples. A position is an index: no replay, no state, no dependence on ranks. Throws data
+/// when the stream has fewer than T + 1 tokens.
 class WindowSampler {
  public:
   WindowSampler(const TokenStream& stream, std::int64_t T, std::uint64_t seed);
   std::int64_t start_of(std::int64_t sample) const;
+  /// Windows of an epoch.
   std::int64_t windows() const { return windows_; }
   /// Fills the micro-batch's B rows with samples first .. first + B - 1. Tensors are allocated if
   /// absent, else they must be (B, T).
@@ -61,7 +64,7 @@ class WindowSampler {
 
  private:
   const TokenStream& stream_;
-  std::int64_t T_, windows_;
+  std::int64_t T_, windows_ = 0, offsets_ = 0;
   std::uint64_t seed_;
 };
 

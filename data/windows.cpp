@@ -11,6 +11,9 @@
 namespace strata::data {
 namespace {
 
+// The rounds of the permutation use streams 0, 1, ... of an epoch's key; the offset another.
+constexpr std::uint64_t kOffsetStream = 1000;
+
 /// Image of `i` under the permutation of 0 .. n-1 that (seed, epoch) choose: a Feistel network over
 /// the smallest even number of bits that holds n, repeated until it lands below n (cycle walking;
 /// under four rounds of it on average). Black and Rogaway, Ciphers with arbitrary finite domains,
@@ -67,9 +70,10 @@ void fill_row(MicroBatch& batch,
 }  // namespace
 
 WindowSampler::WindowSampler(const TokenStream& stream, std::int64_t T, std::uint64_t seed)
-    : stream_(stream), T_(T), windows_(stream.size() - T), seed_(seed) {
+    : stream_(stream), T_(T), seed_(seed) {
   STRATA_ASSERT(T > 0);
-  if (windows_ < 1) {
+  const std::int64_t starts = stream.size() - T;
+  if (starts < 1) {
     throw Error(Errc::data,
                 fmt::format("data.train: sequences of train.seq_len = {} tokens need a text of at "
                             "least {}, got {}; give more text or a shorter train.seq_len",
@@ -77,11 +81,19 @@ WindowSampler::WindowSampler(const TokenStream& stream, std::int64_t T, std::uin
                             T + 1,
                             stream.size()));
   }
+  // One tile less than would fit leaves room for an offset of T or more, so that over epochs every
+  // start occurs.
+  windows_ = std::max<std::int64_t>(1, (stream.size() - 1) / T - 1);
+  offsets_ = starts - (windows_ - 1) * T;
 }
 
 std::int64_t WindowSampler::start_of(std::int64_t sample) const {
   STRATA_ASSERT(sample >= 0);
-  return permute(sample % windows_, windows_, seed_, static_cast<std::uint64_t>(sample / windows_));
+  const auto epoch = static_cast<std::uint64_t>(sample / windows_);
+  const auto words = RandomKey{seed_, RandomUse::sampling, epoch, kOffsetStream}.words(0);
+  const std::uint64_t random = std::uint64_t{words[0]} << 32 | words[1];
+  const auto offset = static_cast<std::int64_t>(random % static_cast<std::uint64_t>(offsets_));
+  return offset + T_ * permute(sample % windows_, windows_, seed_, epoch);
 }
 
 void WindowSampler::fill(MicroBatch& batch, std::int64_t first_sample, std::int64_t B) const {
