@@ -249,7 +249,10 @@ TEST(Stories260K, ImportsEvaluatesAndGeneratesThePublishedText) {
   EXPECT_NEAR(loss["loss"].get<double>(), check["mean_nll_over_255_targets"].get<double>(), 1e-5);
 }
 
-TEST(Macbook, SlowCharacterModelReachesThePublishedLoss) {
+// The README of nanoGPT gives 1.88: the best of several estimates over 20 random batches each. Over
+// the whole validation split PyTorch 2.5.1 with the same settings ends at 1.893, 1.897 and 1.912
+// (seeds 2, 1, 3).
+TEST(Macbook, SlowCharacterModelLearnsAsItsOriginalDoes) {
   const auto text = test_data("text/tinyshakespeare.txt");
   if (text.empty()) {
     GTEST_SKIP() << "text/tinyshakespeare.txt is not in the test data";
@@ -279,7 +282,7 @@ TEST(Macbook, SlowCharacterModelReachesThePublishedLoss) {
                               "--optim.clip=1",
                               "--checkpoint.every=0",
                               run_dir(dir / "run")});
-  EXPECT_LE(end["validation_loss"].get<double>(), 1.88);
+  EXPECT_LE(end["validation_loss"].get<double>(), 1.92);
 }
 
 TEST(Help, NamesEveryCommand) {
