@@ -87,6 +87,25 @@ void print_end(const TrainResult& r, bool json) {
   }
 }
 
+/// A resumed run keeps its model: the weights of another shape or family are not there.
+void require_same_model(const Settings& settings, const std::map<std::string, std::string>& saved) {
+  for (const auto& [key, value] : settings.values()) {
+    const auto old = saved.find(key);
+    if (key.starts_with("model.") && key != "model.dropout" && old != saved.end() &&
+        old->second != value.text) {
+      throw Error(
+          Errc::config,
+          fmt::format("resume: {} is '{}' in the checkpoint and '{}' here ({}); a resumed run "
+                      "keeps its model; leave it out, or start a run of its own in another "
+                      "--run.dir",
+                      key,
+                      old->second,
+                      value.text,
+                      value.origin));
+    }
+  }
+}
+
 int run_settings(Sources sources, bool json) {
   Settings first(sources);
   const bool resume_asked = given(first, "resume") && first.config().resume != Resume::never;
@@ -99,6 +118,11 @@ int run_settings(Sources sources, bool json) {
     sources.restored.erase("run.dir");
   }
   Settings settings(sources);
+  require_same_model(settings, sources.restored);
+  if (resume_asked && checkpoint.empty()) {
+    std::fprintf(
+        stderr, "no checkpoint in %s: starting at step 1\n", first.config().run_dir.c_str());
+  }
   if (settings.config().threads > 0) {
     set_thread_count(static_cast<int>(settings.config().threads));
   }

@@ -124,6 +124,16 @@ INSTANTIATE_TEST_SUITE_P(EverySignal,
                                          std::vector<int>{SIGTERM, SIGTERM},
                                          std::vector<int>{SIGUSR1, SIGTERM}));
 
+TEST(StoppedRun, AnotherModelIsNotResumed) {
+  const TinyRuns runs;
+  const fs::path run = runs.killed("run");
+  const auto before = runs.contents();
+  expect_refused(run_command(runs.train("run", {"--model.C=32", "--resume=auto"})),
+                 2,
+                 {"model.C", "'16' in the checkpoint", "'32' here", "another --run.dir"});
+  EXPECT_EQ(runs.contents(), before);
+}
+
 TEST(StoppedRun, MetricsOfAKilledRunAreWholeAfterResuming) {
   const TinyRuns runs;
   const fs::path metrics = runs.killed("run") / "metrics.jsonl";

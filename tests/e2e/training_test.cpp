@@ -15,11 +15,11 @@
 
 #include "tests/support/command.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/tiny_run.h"
 
 namespace strata::tests {
 namespace {
 
-using Words = std::vector<std::string>;
 using Environment = std::vector<std::pair<std::string, std::string>>;
 
 Words join(Words a, const Words& b) {
@@ -56,11 +56,6 @@ CommandEnd must_run(const Words& words, const Environment& environment = {}) {
 
 nlohmann::json must_tell(const Words& words) {
   return last_object(must_run(join(words, {"--json"})).out);
-}
-
-void expect_identical(const std::filesystem::path& a, const std::filesystem::path& b) {
-  const auto object = must_tell({"inspect", "diff", a.string(), b.string()});
-  EXPECT_TRUE(object["identical"].get<bool>()) << a << " and " << b << ": " << object.dump();
 }
 
 std::vector<nlohmann::json> metrics(const std::filesystem::path& run) {
