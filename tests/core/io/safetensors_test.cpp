@@ -138,7 +138,8 @@ TEST_F(Safetensors, RefusesWrongTypesAndNames) {
   expect_bad(R"({"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}})", 1, {"twice"});
   expect_bad(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":true}})", 1, {"'x'"});
   expect_bad(R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", 1, {"a number"});
-  expect_bad(std::string("{") + tensor("a", "U8", "1", "0,1") + ",\"b\":true}", 1, {"'b'", "boolean"});
+  expect_bad(
+      std::string("{") + tensor("a", "U8", "1", "0,1") + ",\"b\":true}", 1, {"'b'", "boolean"});
 }
 
 TEST_F(Safetensors, RefusesNumbersThatAreNoSizes) {
