@@ -105,24 +105,28 @@ int demo(Words words) {
       floor,
       std::log(256.0)));
 
-  say(fmt::format("2. training; SIGKILL comes after step {}", kKilledAt));
+  say("2. the plan, before anything is allocated");
+  auto planned = train_words(dir);
+  planned.front() = "plan";
+  require_success(run_self(planned, {}), "the plan");
+  say(fmt::format("3. training; SIGKILL comes after step {}", kKilledAt));
   const Ended killed =
       run_self(train_words(dir), {{"STRATA_KILL_AT", fmt::format("train.step:{}", kKilledAt)}});
   if (killed.signal != SIGKILL) {
     require_success(killed, "the first half of the run");
     throw Error(Errc::internal, "demo: the run was to be killed and ended by itself");
   }
-  say("3. killed; resuming from the last checkpoint");
+  say("4. killed; resuming from the last checkpoint");
   auto again = train_words(dir);
   again.push_back("--resume=auto");
   require_success(run_self(again, {}), "the second half of the run");
 
   const double loss = validation_loss(dir / "run");
-  say(fmt::format("4. validation loss {:.4f} nats a byte, {:.1f} % above the floor of {:.4f}",
+  say(fmt::format("5. validation loss {:.4f} nats a byte, {:.1f} % above the floor of {:.4f}",
                   loss,
                   100.0 * (loss / floor - 1.0),
                   floor));
-  say("5. a story:");
+  say("6. a story:");
   require_success(run_self({"generate",
                             (dir / "run").string(),
                             "--prompt",

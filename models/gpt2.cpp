@@ -7,7 +7,6 @@
 #include "core/ops/attention.h"
 #include "core/ops/embedding.h"
 #include "core/ops/linear.h"
-#include "core/ops/loss.h"
 #include "core/ops/norm.h"
 #include "core/ops/residual.h"
 #include "models/families.h"
@@ -111,11 +110,7 @@ class Head final : public Block {
     if (c_.bias) {
       declare.add(spec_, "transformer.ln_f.bias", Role::vector, {c_.C}, kZeros);
     }
-    if (c_.tied) {
-      spec_.borrows.push_back({0, 0, {c_.V, c_.C}});  // transformer.wte.weight
-    } else {
-      declare.add(spec_, "lm_head.weight", Role::head, {c_.V, c_.C}, {0.f, c_.init_std});
-    }
+    declare_head_table(declare, spec_, c_);
   }
   const BlockSpec& spec() const override { return spec_; }
   std::string kind() const override { return "gpt2.head"; }
@@ -128,12 +123,7 @@ class Head final : public Block {
     const Value weight = p.next();
     const Value bias = p.next_if(c_.bias);
     const Value normed = named(graph, layer_norm(graph, x, weight, bias, c_.norm_eps), "norm");
-    const Value table = p.next();
-    if (logits_only) {
-      return logits(graph, normed, table);
-    }
-    linear_cross_entropy(graph, normed, table);
-    return {};
+    return project(graph, normed, p.next(), logits_only);
   }
 
  private:

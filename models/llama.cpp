@@ -7,7 +7,6 @@
 #include "core/ops/attention.h"
 #include "core/ops/embedding.h"
 #include "core/ops/linear.h"
-#include "core/ops/loss.h"
 #include "core/ops/norm.h"
 #include "core/ops/residual.h"
 #include "core/ops/rope.h"
@@ -103,12 +102,7 @@ class Head final : public Block {
   Head(const ModelConfig& config, ParamDeclarer& declare) : norm_eps_(config.norm_eps) {
     spec_.name = "head";
     declare.add(spec_, "model.norm.weight", Role::vector, {config.C}, kOnes);
-    if (config.tied) {
-      spec_.borrows.push_back({0, 0, {config.V, config.C}});  // model.embed_tokens.weight
-    } else {
-      declare.add(
-          spec_, "lm_head.weight", Role::head, {config.V, config.C}, {0.f, config.init_std});
-    }
+    declare_head_table(declare, spec_, config);
   }
   const BlockSpec& spec() const override { return spec_; }
   std::string kind() const override { return "llama.head"; }
@@ -119,12 +113,7 @@ class Head final : public Block {
               bool logits_only) const override {
     ParamCursor p(params);
     const Value normed = named(graph, rms_norm(graph, x, p.next(), norm_eps_), "norm");
-    const Value table = p.next();
-    if (logits_only) {
-      return logits(graph, normed, table);
-    }
-    linear_cross_entropy(graph, normed, table);
-    return {};
+    return project(graph, normed, p.next(), logits_only);
   }
 
  private:

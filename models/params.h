@@ -4,6 +4,8 @@
 
 #include "core/block.h"
 #include "core/error.h"
+#include "core/ops/loss.h"
+#include "models/config.h"
 
 namespace strata::models {
 
@@ -39,6 +41,27 @@ class ParamCursor {
 inline Value named(Graph& graph, Value v, std::string name) {
   graph.info(v).name = std::move(name);
   return v;
+}
+
+/// The table that turns channels into logits: the embedding's (block 0, parameter 0), or one of the
+/// head's own.
+inline void declare_head_table(ParamDeclarer& declare,
+                               BlockSpec& block,
+                               const ModelConfig& config) {
+  if (config.tied) {
+    block.borrows.push_back({0, 0, {config.V, config.C}});
+  } else {
+    declare.add(block, "lm_head.weight", Role::head, {config.V, config.C}, {0.f, config.init_std});
+  }
+}
+
+/// The end of every model: logits of each position, or their loss, which is no value.
+inline Value project(Graph& graph, Value normed, Value table, bool logits_only) {
+  if (logits_only) {
+    return logits(graph, normed, table);
+  }
+  linear_cross_entropy(graph, normed, table);
+  return {};
 }
 
 }  // namespace strata::models
