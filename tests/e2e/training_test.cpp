@@ -270,6 +270,7 @@ TEST(Stories260K, ImportsEvaluatesAndGeneratesThePublishedText) {
 // The README of nanoGPT gives 1.88: the best of several estimates over 20 random batches each. Over
 // the whole validation split PyTorch 2.5.1 with the same settings ends at 1.893, 1.897 and 1.912
 // (seeds 2, 1, 3).
+// (tests/bench/peers/torch_char.py).
 TEST(Macbook, SlowCharacterModelLearnsAsItsOriginalDoes) {
   const auto text = test_data("text/tinyshakespeare.txt");
   if (text.empty()) {
