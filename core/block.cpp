@@ -19,6 +19,11 @@ std::size_t index(Value v) {
   return static_cast<std::size_t>(v.id);
 }
 
+Span op_span(const Node& node, std::string_view direction, const RunContext& run) {
+  return {
+      .name = node.op, .direction = direction, .block = run.block, .micro_batch = run.micro_batch};
+}
+
 bool uses(const Node& node, Value v) {
   return std::find(node.in.begin(), node.in.end(), v) != node.in.end();
 }
@@ -232,6 +237,7 @@ void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
     const auto scratch =
         bytes.workspace.subspan(static_cast<std::size_t>(forward_scratch_[n]),
                                 static_cast<std::size_t>(node.forward_scratch_bytes));
+    const SpanTimer timer(run.spans, op_span(node, "forward", run));
     node.forward({in_, out_, scratch, run});
   }
 }
@@ -275,6 +281,7 @@ void BlockProgram::run_node_backward(std::size_t n,
   const auto scratch =
       bytes.workspace.subspan(static_cast<std::size_t>(backward_scratch_[n]),
                               static_cast<std::size_t>(node.backward_scratch_bytes));
+  const SpanTimer timer(run.spans, op_span(node, "backward", run));
   node.backward({in_, out_, grad_out_, grad_in_, scratch, run});
 }
 

@@ -82,6 +82,12 @@ void Executor::run(StepScalars& scalars) {
     if (decided && !runs(i.when, scalars.outcome)) {
       continue;
     }
+    const SpanTimer timer(scalars.inputs.spans,
+                          {.kind = Span::Kind::instruction,
+                           .name = to_string(i.op),
+                           .direction = {},
+                           .block = i.block,
+                           .micro_batch = i.micro_batch});
     const bool store_obeys =
         needs_[k].empty() && (moves(i.op) || i.op == Op::commit || i.op == Op::discard);
     if (!store_obeys) {

@@ -7,6 +7,7 @@
 #include "core/batch.h"
 #include "core/pack.h"
 #include "core/program.h"
+#include "core/span_log.h"
 
 namespace strata {
 
@@ -17,6 +18,7 @@ struct StepInputs {
   std::span<const MicroBatch> batches;  // this rank's, in order; batches[0] is `first_micro_batch`
   std::int64_t loss_tokens = 0;         // unmasked targets of the whole step, all ranks
   double clip = 0.0;                    // global norm limit; 0: none
+  SpanLog* spans = nullptr;             // where the step leaves its times; absent: nowhere
 };
 
 /// The named scalars of `begin` and `decide`: all that outlives an instruction besides packs.

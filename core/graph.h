@@ -10,6 +10,7 @@
 #include "core/param.h"
 #include "core/program.h"
 #include "core/runtime.h"
+#include "core/span_log.h"
 
 namespace strata {
 
@@ -31,6 +32,8 @@ struct RunContext {
       1.0;  // upstream gradient of each token's loss: 1 / unmasked tokens of the step
   double* loss_sum = nullptr;  // where the loss node adds the micro-batch's sum, nats
   Stream* stream = nullptr;
+  int micro_batch = 0;       // names spans
+  SpanLog* spans = nullptr;  // where ops leave their times; absent: nowhere
 };
 
 /// Where the gradient of one operand goes. Empty: nobody wants it.

@@ -28,6 +28,21 @@ void require_operand(const char* name, const Tensor& t, DType dtype, std::int64_
                   " " + to_string(t.shape()) + (t.is_contiguous() ? "" : " with strides"));
 }
 
+std::vector<ProductUse>& uses() {
+  thread_local std::vector<ProductUse> all;
+  return all;
+}
+
+void count_use(const MatmulShape& shape, Accumulate mode) {
+  for (ProductUse& use : uses()) {
+    if (use.shape == shape && use.mode == mode) {
+      ++use.runs;
+      return;
+    }
+  }
+  uses().push_back({shape, mode, 1});
+}
+
 // 64 bytes of a column of `from` become 64 bytes of a row of `to`; a tile of both stays in cache.
 constexpr std::int64_t kTile = 64;
 
@@ -75,6 +90,7 @@ void matmul(const Tensor& C,
   require_operand("B", B, shape.in, shape.batch * shape.k * shape.n);
   require_operand("C", C, shape.out, shape.batch * shape.m * shape.n);
   STRATA_ASSERT(stream.lane() == Lane::compute);
+  count_use(shape, mode);
   cpu::product(C.bytes(), A.bytes(), B.bytes(), shape, mode, scratch);
 }
 
@@ -87,6 +103,10 @@ void transpose(
     return transpose_of<bf16>(to, from, r, c);
   }
   transpose_of<float>(to, from, r, c);
+}
+
+std::vector<ProductUse> product_uses() {
+  return uses();
 }
 
 std::string matmul_library() {

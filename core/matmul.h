@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/program.h"
 #include "core/runtime.h"
@@ -23,6 +24,7 @@ struct MatmulShape {
   MatmulForm form = MatmulForm::ab;
   DType in = DType::f32;   // of A and B: f32 or bf16
   DType out = DType::f32;  // of C: f32, or bf16 when A and B are; products are summed in f32
+  friend bool operator==(const MatmulShape&, const MatmulShape&) = default;
 };
 
 /// A caller may cut the rows of A and C at multiples of this without changing a bit.
@@ -42,6 +44,16 @@ void matmul(const Tensor& C,
             Accumulate mode,
             std::span<std::byte> scratch,
             Stream& stream);
+
+/// A product and how often matmul() has run it on this thread.
+struct ProductUse {
+  MatmulShape shape;
+  Accumulate mode = Accumulate::overwrite;
+  std::int64_t runs = 0;
+};
+/// Every product prepared on this thread so far, for benchmarks: the difference of two calls is
+/// what ran in between.
+std::vector<ProductUse> product_uses();
 
 /// Name and version of the matrix library: part of the numeric environment of a run.
 std::string matmul_library();

@@ -28,6 +28,10 @@ constexpr Command kCommands[] = {
     {"import", "a Hugging Face directory from another format", import_model},
     {"inspect", "what a checkpoint holds, and where two directories differ", inspect},
     {"config", "every setting, its value and where it came from; the schema", config},
+    {"bench",
+     "time real steps, the optimizer, or attention on this machine",
+     bench,
+     Command::Work::computes},
     {"doctor", "what this program sees of the machine", doctor},
 };
 

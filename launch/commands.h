@@ -21,5 +21,6 @@ int inspect(Words words);
 int doctor(Words words);
 int demo(Words words);
 int config(Words words);
+int bench(Words words);
 
 }  // namespace strata::launch

@@ -115,6 +115,7 @@ struct Preset {
 const std::vector<Preset>& presets() {
   static const std::vector<Preset> all{
       {"tiny-gpt2", with_sizes(gpt2(4, 128, 4), 256, 256)},
+      {"gpt2-char", with_sizes(gpt2(6, 384, 6), 65, 256)},
       {"gpt2-124m", gpt2(12, 768, 12)},
       {"gpt2-350m", gpt2(24, 1024, 16)},
       {"gpt2-774m", gpt2(36, 1280, 20)},

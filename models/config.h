@@ -37,6 +37,10 @@ ModelConfig preset(std::string_view name);
 std::vector<std::string> preset_names();
 /// Parameters, tied ones once.
 std::int64_t parameter_count(const ModelConfig& config);
+/// Floating-point operations of forward and backward for one token of a sequence of T: 6 for each
+/// parameter in a matrix product (the head once, the embedding table never) + 6 L T H D for causal
+/// attention. Tables that count attention in full say 12 for its 6.
+double training_flops_per_token(const ModelConfig& config, std::int64_t T);
 
 /// config.json of a Hugging Face directory. Throws format for an architecture we do not know, for a
 /// variant whose function we cannot compute (rope scaling, attention biases, another activation),

@@ -42,6 +42,18 @@ std::int64_t parameter_count(const ModelConfig& config) {
   return count;
 }
 
+double training_flops_per_token(const ModelConfig& config, std::int64_t T) {
+  std::int64_t params = config.tied ? config.V * config.C : 0;
+  for (const auto& block : build_blocks(config)) {
+    for (const ParamSpec& param : block->spec().params) {
+      const Role role = param.info.role;
+      params += role == Role::matrix || role == Role::head ? param.info.shape.numel() : 0;
+    }
+  }
+  return 6.0 * static_cast<double>(params) +
+         6.0 * static_cast<double>(config.L * T) * static_cast<double>(config.H * config.D);
+}
+
 void init_param(const ParamSpec& spec,
                 std::uint64_t seed,
                 std::int64_t begin,

@@ -208,6 +208,8 @@ RunContext GraphRunner::Impl::context(const Instruction& i, StepScalars& scalars
   run.loss_scale = inputs.loss_tokens > 0 ? 1.0 / static_cast<double>(inputs.loss_tokens) : 0.0;
   run.loss_sum = &scalars.loss_sums[k];
   run.stream = &compute_stream();
+  run.micro_batch = i.micro_batch;
+  run.spans = inputs.spans;
   return run;
 }
 

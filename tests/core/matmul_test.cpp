@@ -107,5 +107,21 @@ TEST(Transpose, MovesEveryElementOnce) {
   }
 }
 
+TEST(Matmul, CountsWhatItRan) {
+  const MatmulShape shape{.m = 7, .n = 11, .k = 13};
+  const auto runs = [&](Accumulate mode) {
+    std::int64_t n = 0;
+    for (const ProductUse& use : product_uses()) {
+      n += use.shape == shape && use.mode == mode ? use.runs : 0;
+    }
+    return n;
+  };
+  const std::int64_t before = runs(Accumulate::add), others = runs(Accumulate::overwrite);
+  check({shape, Accumulate::add});
+  check({shape, Accumulate::add});
+  EXPECT_EQ(runs(Accumulate::add) - before, 2);
+  EXPECT_EQ(runs(Accumulate::overwrite), others);
+}
+
 }  // namespace
 }  // namespace strata

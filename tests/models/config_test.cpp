@@ -17,7 +17,7 @@ std::string problem_with(void (*change)(ModelConfig&), std::string_view base = "
 }
 
 TEST(ModelConfig, EveryPresetIsValid) {
-  EXPECT_EQ(preset_names().size(), 9U);
+  EXPECT_EQ(preset_names().size(), 10U);
   for (const std::string& name : preset_names()) {
     EXPECT_EQ(preset(name).problem(), "") << name;
   }
@@ -32,6 +32,14 @@ TEST(ModelConfig, PresetsAreThePublishedOnes) {
   EXPECT_EQ(llama3.rope_theta, 500000.0);
   EXPECT_EQ(llama3.D, 128);
   EXPECT_FALSE(llama3.tied || llama3.bias);
+}
+
+TEST(ModelConfig, FlopsOfATokenCountTheHeadOnceAndTheEmbeddingNever) {
+  // gpt2-124m: 12 blocks of 12 C^2 and the tied head; llama: q, o, k and v, three of the MLP, head.
+  const double gpt2 = 12.0 * 12 * 768 * 768 + 50257.0 * 768;
+  EXPECT_EQ(training_flops_per_token(preset("gpt2-124m"), 256), 6 * gpt2 + 6.0 * 12 * 256 * 768);
+  const double llama = 4.0 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 344) + 256.0 * 128;
+  EXPECT_EQ(training_flops_per_token(preset("tiny-llama"), 100), 6 * llama + 6.0 * 4 * 100 * 128);
 }
 
 TEST(ModelConfig, AnUnknownPresetIsAnsweredWithTheNearest) {

@@ -1,0 +1,52 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "core/matmul.h"
+#include "core/memory.h"
+#include "launch/commands.h"
+
+namespace strata::launch {
+
+// What can be timed, one function a file. Each takes the words behind its name.
+int bench_step(Words words);
+
+/// What the timed program runs on: processor, threads, instruction set, matrix library.
+nlohmann::json machine_json();
+
+/// f32 or bf16. Throws config naming the command.
+DType dtype_of_word(const std::string& command, const std::string& word);
+
+double median(std::vector<double> values);
+double seconds_of(const std::function<void()>& work);
+/// Least of `repeats` timings, after one run that is not timed.
+double best_seconds(int repeats, const std::function<void()>& work);
+
+/// Memory in huge pages where the system gives them, filled with random numbers in [-1/2, 1/2):
+/// products of zeros run faster than those of a model.
+class RandomMemory {
+ public:
+  RandomMemory(std::int64_t numel, DType dtype);
+  /// The first elements, as many as the shape has.
+  Tensor tensor(const Shape& shape) const;
+
+ private:
+  DType dtype_;
+  Arena arena_;
+};
+
+/// What the products of a step cost when each is run alone.
+struct ProductRate {
+  double flops = 0;    // multiply-adds counted twice
+  double seconds = 0;  // sum over the products of the best of five times of each
+  double gflops() const { return flops / seconds * 1e-9; }
+};
+/// Times each product in the form in which the step uses it, as often as it does.
+ProductRate product_rate(std::span<const ProductUse> uses);
+
+}  // namespace strata::launch

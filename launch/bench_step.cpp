@@ -1,0 +1,250 @@
+// strata bench step: training steps of a preset on random tokens, against the matrix products that
+// they cannot do without.
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <sys/resource.h>
+
+#include "core/philox.h"
+#include "core/span_log.h"
+#include "launch/args.h"
+#include "launch/assemble.h"
+#include "launch/bench.h"
+#include "launch/report.h"
+#include "models/model.h"
+
+namespace strata::launch {
+namespace {
+
+using nlohmann::json;
+
+constexpr Tier kDevice{TierKind::device, 0};
+constexpr int kWarmUp = 2;
+
+Args parse(Words words) {
+  using enum CommandOption::Kind;
+  return Args("bench step",
+              words,
+              {},
+              {{"--model", "gpt2-124m", "preset"},
+               {"--batch", "4", "sequences of a micro-batch", integer},
+               {"--seq", "256", "tokens of a sequence", integer},
+               {"--micro-batches", "1", "of a step", integer},
+               {"--dtype", "f32", "f32 or bf16"},
+               {"--method", "adamw", "optimizer"},
+               {"--steps", "10", "steps timed, after two that are not", integer},
+               {"--json", "", "print one JSON object", flag}});
+}
+
+Computation computation_of(const Args& args) {
+  Computation c;
+  c.model = models::preset(args.text("--model"));
+  c.model.dropout = 0;
+  c.dtype = dtype_of_word("bench step", args.text("--dtype"));
+  c.method = args.text("--method");
+  const auto count = [&](const std::string& name, std::int64_t most) {
+    const std::int64_t value = args.integer(name);
+    if (value < 1 || value > most) {
+      throw Error(Errc::config,
+                  fmt::format("bench step: {} needs 1 to {}, got {}", name, most, value));
+    }
+    return value;
+  };
+  constexpr std::int64_t kMost = 1 << 20;
+  c.B = count("--batch", kMost);
+  c.T = count("--seq", c.model.family == models::Family::gpt2 ? c.model.max_T : kMost);
+  c.G = count("--micro-batches", kMost);
+  count("--steps", kMost);
+  return c;
+}
+
+std::vector<MicroBatch> random_batches(const Computation& c) {
+  std::vector<MicroBatch> batches(static_cast<std::size_t>(c.G));
+  const RandomKey key{1, RandomUse::sampling, 0, 0};
+  std::uint64_t drawn = 0;
+  for (MicroBatch& batch : batches) {
+    for (Tensor* t : {&batch.tokens, &batch.targets, &batch.positions, &batch.documents}) {
+      *t = Tensor::zeros(DType::i32, {c.B, c.T});
+    }
+    for (std::int64_t i = 0; i < c.B * c.T; ++i) {
+      const auto words = key.words(drawn++);
+      const auto V = static_cast<std::uint32_t>(c.model.V);
+      batch.tokens.data<std::int32_t>()[i] = static_cast<std::int32_t>(words[0] % V);
+      batch.targets.data<std::int32_t>()[i] = static_cast<std::int32_t>(words[1] % V);
+      batch.positions.data<std::int32_t>()[i] = static_cast<std::int32_t>(i % c.T);
+    }
+  }
+  return batches;
+}
+
+/// Products of one step: what ran between two counts.
+std::vector<ProductUse> difference(std::vector<ProductUse> after,
+                                   const std::vector<ProductUse>& before) {
+  for (std::size_t i = 0; i < before.size(); ++i) {  // counts are kept in one order
+    after[i].runs -= before[i].runs;
+  }
+  std::erase_if(after, [](const ProductUse& use) { return use.runs == 0; });
+  return after;
+}
+
+/// Milliseconds a step by what the spans name.
+json times_by_name(const SpanLog& log, Span::Kind kind, std::int64_t steps) {
+  std::map<std::string, double> ms;
+  for (const Span& span : log.spans()) {
+    if (span.kind == kind) {
+      std::string name(span.name);
+      if (!span.direction.empty()) {
+        name += fmt::format(".{}", span.direction);
+      }
+      ms[name] +=
+          static_cast<double>(span.end_ns - span.begin_ns) * 1e-6 / static_cast<double>(steps);
+    }
+  }
+  return ms;
+}
+
+std::int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
+}
+
+/// A model in training on random tokens.
+class StepBench {
+ public:
+  StepBench(const Computation& c, std::int64_t steps)
+      : computation_(c),
+        steps_(steps),
+        batches_(random_batches(c)),
+        engine_(std::make_unique<Blueprint>(c),
+                {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}}) {
+    engine_.start(1, {});
+  }
+  json run();
+
+ private:
+  void step() {
+    scalars_.inputs.info = {.step = ++done_, .seed = 1, .lr = 1e-4};
+    scalars_.inputs.batches = batches_;
+    scalars_.inputs.loss_tokens = tokens();
+    scalars_.inputs.clip = 1.0;
+    engine_.step(scalars_);
+  }
+  std::int64_t tokens() const { return computation_.G * computation_.B * computation_.T; }
+
+  Computation computation_;
+  std::int64_t steps_;
+  std::vector<MicroBatch> batches_;
+  Engine engine_;
+  StepScalars scalars_;
+  std::int64_t done_ = 0;
+};
+
+json StepBench::run() {
+  step();
+  const std::vector<ProductUse> before = product_uses();
+  step();
+  const std::vector<ProductUse> products = difference(product_uses(), before);
+  static_assert(kWarmUp == 2);
+  const ResidentSet resident = resident_set();  // before the products take memory of their own
+  const double rate_before = product_rate(products).gflops();
+  constexpr std::size_t kSpansAStep = 1 << 16;
+  SpanLog log(kSpansAStep * static_cast<std::size_t>(steps_));
+  scalars_.inputs.spans = &log;
+  const std::int64_t faults = page_faults();
+  std::vector<double> seconds;
+  for (std::int64_t i = 0; i < steps_; ++i) {
+    seconds.push_back(seconds_of([&] { step(); }));
+  }
+  const std::int64_t new_faults = page_faults() - faults;
+  const ProductRate after = product_rate(products);
+  const double gemm = (rate_before + after.gflops()) / 2;
+  const double middle = median(seconds);
+  const double achieved = models::training_flops_per_token(computation_.model, computation_.T) *
+                          static_cast<double>(tokens()) / middle * 1e-9;
+  const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
+  return {{"tokens_per_second", static_cast<double>(tokens()) / middle},
+          {"step_seconds", {{"median", middle}, {"min", *least}, {"max", *most}}},
+          {"achieved_gflops", achieved},
+          {"gemm_gflops", gemm},
+          {"gemm_gflops_before_after", {rate_before, after.gflops()}},
+          {"fraction_of_gemm", achieved / gemm},
+          {"product_seconds", after.flops / gemm * 1e-9},
+          {"peak_bytes", engine_.ledger().peak(kDevice)},
+          {"planned_bytes", engine_.blueprint().plan().tiers.at(kDevice).peak_bytes},
+          {"peak_rss_bytes", resident.peak_bytes},
+          {"page_faults_per_step", static_cast<double>(new_faults) / static_cast<double>(steps_)},
+          {"phase_ms", times_by_name(log, Span::Kind::instruction, steps_)},
+          {"op_ms", times_by_name(log, Span::Kind::op, steps_)},
+          {"spans_lost", log.lost()},
+          {"loss", scalars_.loss}};
+}
+
+void print_times(const char* title, const json& times) {
+  std::vector<std::pair<double, std::string>> sorted;
+  for (const auto& [name, ms] : times.items()) {
+    sorted.emplace_back(-ms.get<double>(), name);
+  }
+  std::sort(sorted.begin(), sorted.end());
+  std::printf("%s\n", title);
+  for (const auto& [ms, name] : sorted) {
+    std::printf("  %-26s %9.2f ms\n", name.c_str(), -ms);
+  }
+}
+
+void print_report(const json& r) {
+  std::printf("%s B %lld T %lld %s, %s, %d threads, %s\n",
+              r["model"].get<std::string>().c_str(),
+              static_cast<long long>(r["batch"].get<std::int64_t>()),
+              static_cast<long long>(r["seq"].get<std::int64_t>()),
+              r["dtype"].get<std::string>().c_str(),
+              r["machine"]["processor"].get<std::string>().c_str(),
+              r["machine"]["threads"].get<int>(),
+              r["machine"]["matmul"].get<std::string>().c_str());
+  std::printf("%.1f tokens/s; step %.1f ms (%.1f to %.1f)\n",
+              r["tokens_per_second"].get<double>(),
+              1e3 * r["step_seconds"]["median"].get<double>(),
+              1e3 * r["step_seconds"]["min"].get<double>(),
+              1e3 * r["step_seconds"]["max"].get<double>());
+  std::printf("%.1f GFLOP/s of %.1f that its matrix products reach alone: %.3f\n",
+              r["achieved_gflops"].get<double>(),
+              r["gemm_gflops"].get<double>(),
+              r["fraction_of_gemm"].get<double>());
+  std::printf("memory: planned %s, ledger %s, resident set %s\n",
+              offload::bytes_text(r["planned_bytes"].get<std::int64_t>()).c_str(),
+              offload::bytes_text(r["peak_bytes"].get<std::int64_t>()).c_str(),
+              offload::bytes_text(r["peak_rss_bytes"].get<std::int64_t>()).c_str());
+  print_times("by phase", r["phase_ms"]);
+  print_times("by op", r["op_ms"]);
+}
+
+}  // namespace
+
+int bench_step(Words words) {
+  const Args args = parse(words);
+  if (args.help()) {
+    return 0;
+  }
+  const Computation c = computation_of(args);
+  json report = StepBench(c, args.integer("--steps")).run();
+  report["model"] = args.text("--model");
+  report["batch"] = c.B;
+  report["seq"] = c.T;
+  report["micro_batches"] = c.G;
+  report["dtype"] = args.text("--dtype");
+  report["method"] = c.method;
+  report["steps"] = args.integer("--steps");
+  report["parameters"] = models::parameter_count(c.model);
+  report["machine"] = machine_json();
+  if (args.flag("--json")) {
+    std::printf("%s\n", report.dump().c_str());
+  } else {
+    print_report(report);
+  }
+  return 0;
+}
+
+}  // namespace strata::launch
