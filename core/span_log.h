@@ -17,8 +17,8 @@ struct Span {
     op,           // of a block's graph, inside an instruction
   };
   Kind kind = Kind::op;
-  std::string_view name;       // "backward"; "linear"
-  std::string_view direction;  // of an op: "forward" or "backward"
+  std::string_view name = {};       // "backward"; "linear"
+  std::string_view direction = {};  // of an op: "forward" or "backward"
   int block = -1, micro_batch = -1;
   Lane lane = Lane::compute;
   std::int64_t begin_ns = 0, end_ns = 0;  // of the steady clock
