@@ -80,7 +80,7 @@ def arguments():
     parser.add_argument("--steps", type=positive, default=5, help="timed steps, after two that are not (5)")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="all cores we may use")
     parser.add_argument("--compile", choices=("auto", "yes", "no"), default="auto",
-                        help="torch.compile; auto: where it works (auto)")
+                        help="torch.compile of the blocks; auto: with f32, where it works (auto)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     args = parser.parse_args()
     if args.model not in SIZES:
@@ -127,14 +127,16 @@ def measure(args):
         import torch
     except ImportError as error:
         sys.exit(f"torch_gpt: needs torch (pip install torch); {sys.executable} has none: {error}")
+    sys.dont_write_bytecode = True  # a checkout stays clean
     from torch_gpt_model import Model, Trainer
     torch.manual_seed(1)
     torch.set_num_threads(args.threads)
     L, C, H, V, positions = SIZES[args.model]
     tokens = torch.randint(V, (args.batch, args.seq + 1))
     ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    trainer = Trainer(Model(L, C, H, V, positions), args.dtype == "bf16")
-    compiling = compiled(trainer.model, ids, targets, args.compile)
+    bf16 = args.dtype == "bf16"
+    trainer = Trainer(Model(L, C, H, V, positions), bf16)
+    compiling = compiled(trainer.model, ids, targets, "no" if args.compile == "auto" and bf16 else args.compile)
     first_loss = timed_step(trainer, ids, targets)[1]
     timed_step(trainer, ids, targets)
     parts, losses = zip(*(timed_step(trainer, ids, targets) for _ in range(args.steps)))
