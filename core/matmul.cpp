@@ -4,7 +4,7 @@
 #include <string>
 
 #include "core/cpu/matmul.h"
-#include "core/cpu/simd.h"
+#include "core/cpu/transpose.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
 
@@ -43,34 +43,6 @@ void count_use(const MatmulShape& shape, Accumulate mode) {
   uses().push_back({shape, mode, 1});
 }
 
-// 64 bytes of a column of `from` become 64 bytes of a row of `to`; a tile of both stays in cache.
-constexpr std::int64_t kTile = 64;
-
-template <class T>
-void transpose_rows(
-    T* to, const T* from, std::int64_t r, std::int64_t c, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t i0 = 0; i0 < r; i0 += kTile) {
-    const std::int64_t rows = std::min(kTile, r - i0);
-    for (std::int64_t j = begin; j < end; ++j) {
-      for (std::int64_t i = 0; i < rows; ++i) {
-        to[j * r + i0 + i] = from[(i0 + i) * c + j];
-      }
-    }
-  }
-}
-
-template <class T>
-void transpose_of(const Tensor& to, const Tensor& from, std::int64_t r, std::int64_t c) {
-  T* out = to.data<T>();
-  const T* in = from.data<T>();
-  parallel_for(c, kTile, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t j = begin; j < end; j += kTile) {
-      const std::int64_t stop = std::min(j + kTile, end);
-      cpu::simd([&] { transpose_rows(out, in, r, c, j, stop); });
-    }
-  });
-}
-
 }  // namespace
 
 std::int64_t matmul_scratch_bytes(const MatmulShape& shape) {
@@ -99,10 +71,20 @@ void transpose(
   STRATA_ASSERT(stream.lane() == Lane::compute);
   require_operand("the transposed matrix", from, from.dtype(), r * c);
   require_operand("the transposed copy", to, from.dtype(), r * c);
-  if (from.dtype() == DType::bf16) {
-    return transpose_of<bf16>(to, from, r, c);
-  }
-  transpose_of<float>(to, from, r, c);
+  const std::int64_t element = size_bytes(from.dtype());
+  // A strip of this many columns is read in whole cache lines and written in long rows.
+  constexpr std::int64_t kStrip = 64;
+  parallel_for(c, kStrip, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t j = begin; j < end; j += kStrip) {
+      cpu::transpose_block(to.bytes() + j * r * element,
+                           r,
+                           from.bytes() + j * element,
+                           c,
+                           r,
+                           std::min(kStrip, end - j),
+                           element);
+    }
+  });
 }
 
 std::vector<ProductUse> product_uses() {

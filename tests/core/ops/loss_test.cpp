@@ -29,8 +29,9 @@ TEST(LinearCrossEntropy, MatchesItsFormula) {
 }
 
 TEST(LinearCrossEntropy, MatchesItsFormulaOverSeveralChunks) {
-  static_assert(3 * 101 > kLossChunkRows);
-  expect_op_matches_reference(loss_case(3, 101, 7, 3));
+  static_assert(3 * 350 > kLossRows && 2100 > kLossColumns);
+  expect_op_matches_reference(loss_case(3, 350, 7, 3));
+  expect_op_matches_reference(loss_case(1, 5, 2100, 3));
 }
 
 TEST(LinearCrossEntropy, IsZeroWhereEveryTargetIsMasked) {
