@@ -26,6 +26,7 @@ OpCase attention_case(std::int64_t B, std::int64_t T, Heads heads) {
   };
   op.reference = attention_reference(B, T, H, K, D);
   op.spread = 2.0;
+  op.uses_bf16_dot = true;
   return op;
 }
 
