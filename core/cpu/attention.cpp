@@ -144,6 +144,19 @@ struct Forward {
   const std::int32_t* documents;
   float scale;
 
+  void load_values(const ForwardBuffers<Word>& buffers, const HeadRows<T>& from) const {
+    if constexpr (kStep<Word> == 1) {
+      load_rows(buffers.values, pad, from, 0, dims.T, pad.T);
+    } else {
+      for (std::int64_t t0 = 0; t0 < dims.T; t0 += kPanel) {
+        const std::int64_t rows = std::min(kPanel, dims.T - t0),
+                           padded = std::min(kPanel, pad.T - t0);
+        load_rows(buffers.rows, pad, from, t0, rows, padded);
+        pair_loaded(buffers.values + t0 / 2 * pad.D, buffers.rows, pad, padded);
+      }
+    }
+  }
+
   void query_panel(const ForwardBuffers<Word>& buffers,
                    const QueryPanel& panel,
                    Softmax& softmax) const {
@@ -152,8 +165,8 @@ struct Forward {
     std::fill_n(softmax.sum, kPanel, 0.f);
     const std::int64_t width = pad.D / kW, inner = (dims.D + kW - 1) / kW;
     bool empty = true;
-    for (std::int64_t s0 = panel.first_tile(); s0 < panel.end(); s0 += kKeys) {
-      const std::int64_t M = panel.keys(s0);
+    for (std::int64_t s0 = panel.first_tile(), M = 0; s0 < panel.end(); s0 += M) {
+      M = panel.keys(s0);
       const TileView<Word> keys{buffers.keys + s0 * width, width, 1};
       tile_product(buffers.scores, kPanel, keys, buffers.query, kPanel, M, kPanel, inner, false);
       const bool changed = soften(buffers.scores, panel, s0, scale, softmax);
@@ -192,7 +205,7 @@ struct Forward {
     const std::int64_t kh = index / pieces % dims.K, group = dims.H / dims.K;
     const ForwardBuffers<Word> buffers(scratch, pad);
     load_rows(buffers.keys, pad, head_rows<T>(k, dims.D, b, kh), 0, dims.T, pad.T);
-    load_paired(buffers.values, pad, head_rows<T>(v, dims.D, b, kh), 0, dims.T, pad.T);
+    load_values(buffers, head_rows<T>(v, dims.D, b, kh));
     const std::int64_t panels = (dims.T + kPanel - 1) / kPanel;
     for (std::int64_t i = piece; i < group * panels; i += pieces) {
       const std::int64_t h = kh * group + i / panels;

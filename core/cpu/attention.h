@@ -8,7 +8,7 @@ namespace strata::cpu {
 
 /// Queries of a panel, which share a pass over the keys, and keys of a tile. The second is a
 /// numeric setting: it fixes how a softmax sees its keys.
-inline constexpr std::int64_t kAttentionPanel = 48, kAttentionKeys = 96;
+inline constexpr std::int64_t kAttentionPanel = 48, kAttentionKeys = 192;
 
 /// B sequences of T tokens, H query heads and K key heads of D channels. `slices`: how many units
 /// of work have scratch at the same time; it never changes a bit.

@@ -13,16 +13,15 @@ struct BackwardBuffers {
   // Whole sequence: (T, D / step) words, (T / step, D) paired, (T, D) sums.
   Word *keys, *keys_paired, *values;
   float *dkeys, *dvalues;
-  // One panel: (kPanel, D / step) read, then (D / step, kPanel) turned and (kPanel / step, D)
-  // paired.
-  Word *rows, *query, *query_paired, *dout, *dout_paired;
+  // One panel: (kPanel, D / step) rows, (D / step, kPanel) turned, (kPanel / step, D) paired.
+  Word *query_rows, *query, *query_paired, *dout_rows, *dout, *dout_paired;
   float* dquery;  // (kPanel, D)
   // One tile: (kKeys, kPanel), then words paired along queries and along keys.
   float *scores, *dscores;
   Word *weights, *dweights, *dweights_paired;
 
   static std::int64_t size_bytes(const Padded& pad) {
-    return 4 * (5 * pad.sequence() + 6 * pad.panel() + 4 * kKeys * kPanel);
+    return 4 * (4 * pad.sequence() + 5 * pad.panel() + 4 * kKeys * kPanel);
   }
   BackwardBuffers(std::span<std::byte> bytes, const Padded& pad) {
     constexpr std::int64_t kW = kStep<Word>;
@@ -31,20 +30,23 @@ struct BackwardBuffers {
     values = scratch.array<Word>(pad.sequence() / kW);
     dkeys = scratch.array<float>(pad.sequence());
     dvalues = scratch.array<float>(pad.sequence());
-    rows = scratch.array<Word>(pad.panel() / kW);
+    query_rows = scratch.array<Word>(pad.panel() / kW);
+    dout_rows = scratch.array<Word>(pad.panel() / kW);
     query = scratch.array<Word>(pad.panel() / kW);
     dout = scratch.array<Word>(pad.panel() / kW);
-    query_paired = scratch.array<Word>(pad.panel() / kW);
-    dout_paired = scratch.array<Word>(pad.panel() / kW);
     dquery = scratch.array<float>(pad.panel());
     scores = scratch.array<float>(kKeys * kPanel);
     dscores = scratch.array<float>(kKeys * kPanel);
     if constexpr (kW == 1) {
       keys_paired = keys;
+      query_paired = query_rows;
+      dout_paired = dout_rows;
       weights = scores;
       dweights = dweights_paired = dscores;
     } else {
       keys_paired = scratch.array<Word>(pad.sequence() / kW);
+      query_paired = scratch.array<Word>(pad.panel() / kW);
+      dout_paired = scratch.array<Word>(pad.panel() / kW);
       weights = scratch.array<Word>(kKeys * kPanel / kW);
       dweights = scratch.array<Word>(kKeys * kPanel / kW);
       dweights_paired = scratch.array<Word>(kKeys * kPanel / kW);
@@ -96,12 +98,16 @@ struct Backward {
                   const QueryPanel& panel) const {
     const auto query = head_rows<T>(saved.q, dims.D, b, h), grad = head_rows<T>(dy, dims.D, b, h);
     const auto out = head_rows<T>(saved.y, dims.D, b, h);
-    load_rows(buffers.rows, pad, query, panel.t0, panel.rows, kPanel);
-    turn(buffers.query, buffers.rows, pad);
-    load_paired(buffers.query_paired, pad, query, panel.t0, panel.rows, kPanel);
-    load_rows(buffers.rows, pad, grad, panel.t0, panel.rows, kPanel);
-    turn(buffers.dout, buffers.rows, pad);
-    load_paired(buffers.dout_paired, pad, grad, panel.t0, panel.rows, kPanel);
+    load_rows(buffers.query_rows, pad, query, panel.t0, panel.rows, kPanel);
+    turn(buffers.query, buffers.query_rows, pad);
+    if constexpr (kW == 2) {
+      pair_loaded(buffers.query_paired, buffers.query_rows, pad, kPanel);
+    }
+    load_rows(buffers.dout_rows, pad, grad, panel.t0, panel.rows, kPanel);
+    turn(buffers.dout, buffers.dout_rows, pad);
+    if constexpr (kW == 2) {
+      pair_loaded(buffers.dout_paired, buffers.dout_rows, pad, kPanel);
+    }
     Rows rows;
     const float* const lse = saved.lse.data<float>() + (b * dims.H + h) * dims.T + panel.t0;
     std::copy_n(lse, panel.rows, rows.lse);
@@ -149,9 +155,10 @@ struct Backward {
     const Rows rows = load_panel(buffers, b, h, panel);
     std::fill_n(buffers.dquery, pad.panel(), 0.f);
     const std::int64_t D = pad.D, inner = kPanel / kW;
-    for (std::int64_t s0 = panel.first_tile(); s0 < panel.end(); s0 += kKeys) {
+    for (std::int64_t s0 = panel.first_tile(), M = 0; s0 < panel.end(); s0 += M) {
+      M = panel.keys(s0);
       weigh(buffers, panel, s0, rows);
-      const std::int64_t M = panel.keys(s0), at = s0 * D;
+      const std::int64_t at = s0 * D;
       const TileView<Word> p{buffers.weights, inner, 1}, ds{buffers.dweights, inner, 1};
       const TileView<Word> ds_turned{buffers.dweights_paired, 1, kPanel};
       tile_product(buffers.dvalues + at, D, p, buffers.dout_paired, D, M, D, inner, true);
@@ -184,7 +191,7 @@ struct Backward {
     const auto keys = head_rows<T>(saved.k, dims.D, b, kh);
     load_rows(buffers.keys, pad, keys, 0, dims.T, pad.T);
     if constexpr (kW == 2) {
-      load_paired(buffers.keys_paired, pad, keys, 0, dims.T, pad.T);
+      pair_loaded(buffers.keys_paired, buffers.keys, pad, pad.T);
     }
     load_rows(buffers.values, pad, head_rows<T>(saved.v, dims.D, b, kh), 0, dims.T, pad.T);
     std::fill_n(buffers.dkeys, pad.sequence(), 0.f);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 #include <type_traits>
@@ -59,41 +60,7 @@ HeadRows<T> head_rows(const Tensor& x, std::int64_t D, std::int64_t b, std::int6
   return {x.data<T>() + b * strides[0] + head * D, strides[1], D};
 }
 
-inline void copy_element(float& to, float from) {
-  to = from;
-}
-inline void copy_element(float& to, bf16 from) {
-  to = load(from);
-}
-inline void copy_element(bf16& to, bf16 from) {
-  to = from;
-}
-
-/// Element d of row r goes to `to[r * row + d * step]`; rows beyond `rows` and channels beyond D,
-/// up to (padded, width), are zero.
-template <class T, class To>
-void copy_rows(To* to,
-               std::int64_t row,
-               std::int64_t step,
-               std::int64_t padded,
-               std::int64_t width,
-               const HeadRows<T>& from,
-               std::int64_t t0,
-               std::int64_t rows) {
-  for (std::int64_t r = 0; r < padded; ++r) {
-    To* const line = to + r * row;
-    const std::int64_t D = r < rows ? from.D : 0;
-    const T* const in = D > 0 ? from.row(t0 + r) : nullptr;
-    for (std::int64_t d = 0; d < D; ++d) {
-      copy_element(line[d * step], in[d]);
-    }
-    for (std::int64_t d = D; d < width; ++d) {
-      line[d * step] = To{};
-    }
-  }
-}
-
-/// to (padded, width words).
+/// to (padded, D / step): rows [t0, t0 + rows), zeros around.
 template <class T, class Word>
 void load_rows(Word* to,
                const Padded& pad,
@@ -101,31 +68,36 @@ void load_rows(Word* to,
                std::int64_t t0,
                std::int64_t rows,
                std::int64_t padded) {
-  simd([=] {
-    copy_rows(reinterpret_cast<Element<Word>*>(to), pad.D, 1, padded, pad.D, from, t0, rows);
+  using To = Element<Word>;
+  simd([=, D = from.D, width = pad.D, out = reinterpret_cast<To*>(to)] {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T* const in = from.row(t0 + r);
+      To* const line = out + r * width;
+      if constexpr (std::is_same_v<T, To>) {
+        std::memcpy(line, in, static_cast<std::size_t>(D) * sizeof(T));
+      } else {
+        put(line, D, false, [=](std::int64_t d) { return load(in[d]); });
+      }
+      std::fill(line + D, line + width, To{});
+    }
+    std::fill(out + rows * width, out + padded * width, To{});
   });
 }
 
-/// to (padded / step, D): a word holds one channel of neighbouring rows.
-template <class T, class Word>
-void load_paired(Word* to,
-                 const Padded& pad,
-                 const HeadRows<T>& from,
-                 std::int64_t t0,
-                 std::int64_t rows,
-                 std::int64_t padded) {
-  if constexpr (kStep<Word> == 1) {
-    load_rows(to, pad, from, t0, rows, padded);
-  } else {
-    simd([=] {
-      auto* const out = reinterpret_cast<bf16*>(to);
-      HeadRows<T> half = from;
-      half.stride *= 2;
-      copy_rows(out, 2 * pad.D, 2, padded / 2, pad.D, half, t0 / 2, (rows + 1) / 2);
-      half.data = from.row(1);
-      copy_rows(out + 1, 2 * pad.D, 2, padded / 2, pad.D, half, t0 / 2, rows / 2);
-    });
-  }
+/// to (padded / 2, D): a word holds one channel of two neighbouring rows of (padded, D / 2).
+inline void pair_loaded(bf16x2* to, const bf16x2* rows, const Padded& pad, std::int64_t padded) {
+  simd([=, D = pad.D] {
+    for (std::int64_t r = 0; r < padded; r += 2) {
+      const bf16* const even = rows[r * D / 2].at;
+      const bf16* const odd = even + D;
+      bf16* const out = to[r / 2 * D].at;
+#pragma omp simd
+      for (std::int64_t d = 0; d < D; ++d) {
+        out[2 * d] = even[d];
+        out[2 * d + 1] = odd[d];
+      }
+    }
+  });
 }
 
 /// to (D / step, kPanel); rows: the words of (kPanel, D / step) from load_rows.
@@ -156,11 +128,13 @@ struct QueryPanel {
     std::copy_n(documents + t0, rows, low);
     std::fill(low + rows, low + kPanel, std::numeric_limits<std::int32_t>::max());
   }
-  std::int64_t first_tile() const { return first_key / kKeys * kKeys; }
   std::int64_t end() const { return t0 + rows; }
-  /// Keys of the tile at s0 that any query sees, in whole register blocks.
+  /// Where the walk over tiles starts. Tiles end at multiples of kKeys wherever it does, and keys
+  /// that a query does not see leave its sums alone: other documents change no bit.
+  std::int64_t first_tile() const { return first_key / kTileRows * kTileRows; }
+  /// Keys of the tile at s0, in whole register blocks; the next tile starts behind them.
   std::int64_t keys(std::int64_t s0) const {
-    return std::min(kKeys, round_up(end() - s0, kTileRows));
+    return std::min(kKeys - s0 % kKeys, round_up(end() - s0, kTileRows));
   }
   /// Whether a query sees less than all of them.
   bool masks(std::int64_t s0) const { return s0 + keys(s0) > t0 + 1 || last_start > s0; }
