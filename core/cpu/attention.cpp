@@ -17,6 +17,7 @@ struct Softmax {
 /// Largest of each lane's `keys` scores, at least -inf; unseen ones become -inf.
 template <bool kMasked>
 inline void find_top(float* scores,
+                     std::int64_t stride,
                      std::int64_t keys,
                      const std::int32_t* low,
                      std::int32_t s0,
@@ -25,7 +26,7 @@ inline void find_top(float* scores,
   float best[kLanes];
   std::fill(best, best + kLanes, kMinusInfinity);
   for (std::int64_t j = 0; j < keys; ++j) {
-    float* const row = scores + j * kPanel;
+    float* const row = scores + j * stride;
     const auto key = static_cast<std::int32_t>(s0 + j);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
@@ -40,22 +41,22 @@ inline void find_top(float* scores,
   std::copy(best, best + kLanes, top);
 }
 
-/// scores (keys, kPanel) -> e^(scale * score - top) where seen, else 0. Returns whether any
+/// scores (keys, lanes) -> e^(scale * score - top) where seen, else 0. Returns whether any
 /// output must be rescaled.
 bool soften(
     float* scores, const QueryPanel& panel, std::int64_t s0, float scale, Softmax& softmax) {
-  const std::int64_t keys = panel.keys(s0);
+  const std::int64_t keys = panel.keys(s0), lanes = panel.lanes();
   const bool masked = panel.masks(s0);
   bool changed = false;
-  simd([&, keys, masked, scale] {
-    for (std::int64_t l0 = 0; l0 < kPanel; l0 += kLanes) {
+  simd([&, keys, lanes, masked, scale] {
+    for (std::int64_t l0 = 0; l0 < lanes; l0 += kLanes) {
       float shift[kLanes], sum[kLanes] = {};
       const auto first = static_cast<std::int32_t>(s0),
                  t = static_cast<std::int32_t>(panel.t0 + l0);
       if (masked) {
-        find_top<true>(scores + l0, keys, panel.low + l0, first, t, shift);
+        find_top<true>(scores + l0, lanes, keys, panel.low + l0, first, t, shift);
       } else {
-        find_top<false>(scores + l0, keys, panel.low + l0, first, t, shift);
+        find_top<false>(scores + l0, lanes, keys, panel.low + l0, first, t, shift);
       }
       float* const top = softmax.top + l0;
       float* const keep = softmax.keep + l0;
@@ -71,7 +72,7 @@ bool soften(
       }
       changed |= moved != 0;
       for (std::int64_t j = 0; j < keys; ++j) {
-        float* const row = scores + j * kPanel + l0;
+        float* const row = scores + j * lanes + l0;
 #pragma omp simd
         for (int l = 0; l < kLanes; ++l) {
           const float p = exp_softmax(fma_(row[l], scale, -shift[l]));
@@ -88,13 +89,14 @@ bool soften(
   return changed;
 }
 
-/// output (D, kPanel) *= keep
-void rescale(float* output, const float* keep, std::int64_t D) {
+/// output (D, lanes) *= keep
+void rescale(float* output, const float* keep, std::int64_t D, std::int64_t lanes) {
   simd([=] {
     for (std::int64_t d = 0; d < D; ++d) {
+      float* const row = output + d * lanes;
 #pragma omp simd
-      for (std::int64_t l = 0; l < kPanel; ++l) {
-        output[d * kPanel + l] *= keep[l];
+      for (std::int64_t l = 0; l < lanes; ++l) {
+        row[l] *= keep[l];
       }
     }
   });
@@ -105,8 +107,8 @@ template <class Word>
 struct ForwardBuffers {
   static constexpr std::int64_t kWordBytes = sizeof(Word);
   Word *keys, *values;           // (T, D / step), (T / step, D)
-  Word *rows, *query, *weights;  // (kPanel, D / step), (D / step, kPanel), (kKeys / step, kPanel)
-  float *scores, *output;        // (kKeys, kPanel), (D, kPanel)
+  Word *rows, *query, *weights;  // (kPanel, D / step), (D / step, kPanel), (kKeys / step, lanes)
+  float *scores, *output;        // (kKeys, lanes), (D, lanes)
 
   static std::int64_t size_bytes(const Padded& pad) {
     return 4 * (2 * pad.sequence() + 2 * pad.panel() + 2 * kKeys * kPanel + pad.panel());
@@ -164,21 +166,21 @@ struct Forward {
     std::fill_n(softmax.top, kPanel, kMinusInfinity);
     std::fill_n(softmax.sum, kPanel, 0.f);
     const std::int64_t width = pad.D / kW, inner = (dims.D + kW - 1) / kW;
+    const std::int64_t N = panel.lanes();
     bool empty = true;
     for (std::int64_t s0 = panel.first_tile(), M = 0; s0 < panel.end(); s0 += M) {
       M = panel.keys(s0);
       const TileView<Word> keys{buffers.keys + s0 * width, width, 1};
-      tile_product(buffers.scores, kPanel, keys, buffers.query, kPanel, M, kPanel, inner, false);
+      tile_product(buffers.scores, N, keys, buffers.query, kPanel, M, N, inner, false);
       const bool changed = soften(buffers.scores, panel, s0, scale, softmax);
       if (changed && !empty) {
-        rescale(buffers.output, softmax.keep, pad.D);
+        rescale(buffers.output, softmax.keep, pad.D, N);
       }
       if constexpr (kW == 2) {
-        pair_rows(buffers.weights, buffers.scores, kPanel, M, kPanel);
+        pair_rows(buffers.weights, buffers.scores, N, M, N);
       }
       const TileView<Word> values{buffers.values + s0 / kW * pad.D, 1, pad.D};
-      tile_product(
-          buffers.output, kPanel, values, buffers.weights, kPanel, pad.D, kPanel, M / kW, !empty);
+      tile_product(buffers.output, N, values, buffers.weights, N, pad.D, N, M / kW, !empty);
       empty = false;
     }
   }
@@ -188,12 +190,12 @@ struct Forward {
              const Softmax& softmax,
              const HeadRows<T>& out,
              float* lse_row) const {
-    simd([&, output = buffers.output, D = dims.D] {
+    simd([&, output = buffers.output, D = dims.D, lanes = panel.lanes()] {
       for (std::int64_t r = 0; r < panel.rows; ++r) {
         const float inverse = 1.f / softmax.sum[r];
         const float* const column = output + r;
         put(out.row(panel.t0 + r), D, false, [=](std::int64_t d) {
-          return column[d * kPanel] * inverse;
+          return column[d * lanes] * inverse;
         });
         lse_row[panel.t0 + r] = softmax.top[r] + log_(softmax.sum[r]);
       }

@@ -16,7 +16,7 @@ struct BackwardBuffers {
   // One panel: (kPanel, D / step) rows, (D / step, kPanel) turned, (kPanel / step, D) paired.
   Word *query_rows, *query, *query_paired, *dout_rows, *dout, *dout_paired;
   float* dquery;  // (kPanel, D)
-  // One tile: (kKeys, kPanel), then words paired along queries and along keys.
+  // One tile: (kKeys, lanes), then words paired along queries and along keys.
   float *scores, *dscores;
   Word *weights, *dweights, *dweights_paired;
 
@@ -59,6 +59,7 @@ struct BackwardBuffers {
 template <bool kMasked>
 inline void weigh_row(float* scores,
                       float* dscores,
+                      std::int64_t lanes,
                       const QueryPanel& panel,
                       std::int32_t key,
                       const float* lse,
@@ -66,7 +67,7 @@ inline void weigh_row(float* scores,
                       float scale) {
   const auto t = static_cast<std::int32_t>(panel.t0);
 #pragma omp simd
-  for (int l = 0; l < static_cast<int>(kPanel); ++l) {
+  for (int l = 0; l < static_cast<int>(lanes); ++l) {
     float p = exp_softmax(fma_(scores[l], scale, -lse[l]));
     if constexpr (kMasked) {
       p = (key >= panel.low[l]) & (key <= t + l) ? p : 0.f;
@@ -125,26 +126,27 @@ struct Backward {
              std::int64_t s0,
              const Rows& rows) const {
     const std::int64_t M = panel.keys(s0), width = pad.D / kW, inner = (dims.D + kW - 1) / kW;
+    const std::int64_t N = panel.lanes();
     const TileView<Word> keys{buffers.keys + s0 * width, width, 1};
     const TileView<Word> values{buffers.values + s0 * width, width, 1};
-    tile_product(buffers.scores, kPanel, keys, buffers.query, kPanel, M, kPanel, inner, false);
-    tile_product(buffers.dscores, kPanel, values, buffers.dout, kPanel, M, kPanel, inner, false);
+    tile_product(buffers.scores, N, keys, buffers.query, kPanel, M, N, inner, false);
+    tile_product(buffers.dscores, N, values, buffers.dout, kPanel, M, N, inner, false);
     simd([&, scores = buffers.scores, dscores = buffers.dscores, factor = scale] {
       const bool masked = panel.masks(s0);
       for (std::int64_t j = 0; j < M; ++j) {
-        float *const s = scores + j * kPanel, *const ds = dscores + j * kPanel;
+        float *const s = scores + j * N, *const ds = dscores + j * N;
         const auto key = static_cast<std::int32_t>(s0 + j);
         if (masked) {
-          weigh_row<true>(s, ds, panel, key, rows.lse, rows.delta, factor);
+          weigh_row<true>(s, ds, N, panel, key, rows.lse, rows.delta, factor);
         } else {
-          weigh_row<false>(s, ds, panel, key, rows.lse, rows.delta, factor);
+          weigh_row<false>(s, ds, N, panel, key, rows.lse, rows.delta, factor);
         }
       }
     });
     if constexpr (kW == 2) {
-      pair_columns(buffers.weights, buffers.scores, kPanel, M, kPanel);
-      pair_columns(buffers.dweights, buffers.dscores, kPanel, M, kPanel);
-      pair_rows(buffers.dweights_paired, buffers.dscores, kPanel, M, kPanel);
+      pair_columns(buffers.weights, buffers.scores, N, M, N);
+      pair_columns(buffers.dweights, buffers.dscores, N, M, N);
+      pair_rows(buffers.dweights_paired, buffers.dscores, N, M, N);
     }
   }
 
@@ -154,17 +156,20 @@ struct Backward {
                    const QueryPanel& panel) const {
     const Rows rows = load_panel(buffers, b, h, panel);
     std::fill_n(buffers.dquery, pad.panel(), 0.f);
-    const std::int64_t D = pad.D, inner = kPanel / kW;
+    // Whole register blocks of queries: what stands in lanes beyond the panel's ends in rows that
+    // nobody reads.
+    const std::int64_t queries = round_up(panel.rows, kTileRows);
+    const std::int64_t D = pad.D, N = panel.lanes(), inner = N / kW;
     for (std::int64_t s0 = panel.first_tile(), M = 0; s0 < panel.end(); s0 += M) {
       M = panel.keys(s0);
       weigh(buffers, panel, s0, rows);
       const std::int64_t at = s0 * D;
       const TileView<Word> p{buffers.weights, inner, 1}, ds{buffers.dweights, inner, 1};
-      const TileView<Word> ds_turned{buffers.dweights_paired, 1, kPanel};
+      const TileView<Word> ds_turned{buffers.dweights_paired, 1, N};
       tile_product(buffers.dvalues + at, D, p, buffers.dout_paired, D, M, D, inner, true);
       tile_product(buffers.dkeys + at, D, ds, buffers.query_paired, D, M, D, inner, true);
       tile_product(
-          buffers.dquery, D, ds_turned, buffers.keys_paired + at / kW, D, kPanel, D, M / kW, true);
+          buffers.dquery, D, ds_turned, buffers.keys_paired + at / kW, D, queries, D, M / kW, true);
     }
     if (dq) {
       write(dq, head_rows<T>(dq.tensor, dims.D, b, h), panel.t0, panel.rows, buffers.dquery, scale);

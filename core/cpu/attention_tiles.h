@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -90,11 +91,11 @@ inline void pair_loaded(bf16x2* to, const bf16x2* rows, const Padded& pad, std::
     for (std::int64_t r = 0; r < padded; r += 2) {
       const bf16* const even = rows[r * D / 2].at;
       const bf16* const odd = even + D;
-      bf16* const out = to[r / 2 * D].at;
+      bf16x2* const out = to + r / 2 * D;
 #pragma omp simd
       for (std::int64_t d = 0; d < D; ++d) {
-        out[2 * d] = even[d];
-        out[2 * d + 1] = odd[d];
+        const std::uint32_t high = odd[d].bits, low = even[d].bits;
+        out[d] = std::bit_cast<bf16x2>(high << 16 | low);
       }
     }
   });
@@ -124,11 +125,13 @@ struct QueryPanel {
       : t0(t0_), rows(std::min(kPanel, T - t0_)) {
     const auto [first, last] = std::minmax_element(documents + t0, documents + t0 + rows);
     first_key = *first;
-    last_start = rows < kPanel ? T : *last;
+    last_start = rows < lanes() ? T : *last;
     std::copy_n(documents + t0, rows, low);
     std::fill(low + rows, low + kPanel, std::numeric_limits<std::int32_t>::max());
   }
   std::int64_t end() const { return t0 + rows; }
+  /// Queries in whole vectors: the width of the panel's tiles.
+  std::int64_t lanes() const { return round_up(rows, kLanes); }
   /// Where the walk over tiles starts. Tiles end at multiples of kKeys wherever it does, and keys
   /// that a query does not see leave its sums alone: other documents change no bit.
   std::int64_t first_tile() const { return first_key / kTileRows * kTileRows; }

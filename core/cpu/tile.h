@@ -22,8 +22,8 @@ struct TileView {
 inline constexpr std::int64_t kTileRows = 24, kTileColumns = 16;
 
 // C (M, N) = or += A (M, K) * B (K, N), K counted in words. M: a multiple of 24, or of 16 where N
-// is a multiple of 48; N: of 16. On the calling thread. In f32 an element is one chain of fma in
-// order of k on every instruction set; pairs need has_bf16_dot() and round once per pair.
+// is at most 48; N: of 16. On the calling thread. In f32 an element is one chain of fma in order of
+// k on every instruction set; pairs need has_bf16_dot() and round as its instruction does.
 void tile_product(float* C,
                   std::int64_t ldc,
                   const TileView<float>& A,

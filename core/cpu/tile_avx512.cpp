@@ -41,7 +41,7 @@ template <class Step, class Word, int R, int V>
                                                    std::int64_t K,
                                                    bool add) {
   __m512 acc[R][V];
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int m = 0; m < R; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -54,7 +54,7 @@ template <class Step, class Word, int R, int V>
     for (int v = 0; v < V; ++v) {
       b[v] = _mm512_loadu_ps(B + k * ldb + 16 * v);
     }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
     for (int m = 0; m < R; ++m) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
@@ -62,7 +62,7 @@ template <class Step, class Word, int R, int V>
       }
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int m = 0; m < R; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -107,10 +107,10 @@ void product(float* C,
         panel<Step, 8, 3>(C + n, ldc, A, B + n, ldb, M, K, add);
         break;
       case 2:
-        panel<Step, 12, 2>(C + n, ldc, A, B + n, ldb, M, K, add);
+        panel<Step, 8, 2>(C + n, ldc, A, B + n, ldb, M, K, add);
         break;
       default:
-        panel<Step, 12, 1>(C + n, ldc, A, B + n, ldb, M, K, add);
+        panel<Step, 8, 1>(C + n, ldc, A, B + n, ldb, M, K, add);
     }
     n += vectors * 16;
   }
