@@ -4,7 +4,13 @@
 
 namespace strata {
 
-inline float exp_(float x) {
+/// e^x = factor * 2^power, factor in [0.7, 1.42].
+struct ExpParts {
+  float factor;
+  std::uint32_t power;
+};
+
+STRATA_HD inline ExpParts exp_parts(float x) {
   // x = n ln2 + r, |r| <= ln2 / 2. Adding 1.5 * 2^23 rounds to an integer in the low mantissa bits.
   constexpr float kRound = 12582912.f;
   const float shifted = fma_(x, 1.44269504f, kRound);
@@ -17,14 +23,24 @@ inline float exp_(float x) {
   p = fma_(p, r, 1.66666672e-1f);
   p = fma_(p, r, 0.5f);
   p = fma_(p * r, r, r) + 1.f;
+  return {p, std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u};
+}
+
+inline float exp_(float x) {
+  const auto [p, k] = exp_parts(x);
   // 2^n in two factors, since 2^128 is no float and 2^-126 / 2 no normal one.
-  const std::uint32_t k = std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u;
   const std::uint32_t half = static_cast<std::uint32_t>(static_cast<std::int32_t>(k) >> 1);
   const float a = std::bit_cast<float>((half + 127u) << 23);
   const float b = std::bit_cast<float>((k - half + 127u) << 23);
   const float y = p * a * b;
   const float high = x > 88.7f ? std::bit_cast<float>(0x7f800000u) : y;
   return x < -87.3f ? 0.f : high;
+}
+
+inline float exp_softmax(float x) {
+  const auto [p, k] = exp_parts(x);
+  const float y = p * std::bit_cast<float>((k + 127u) << 23);
+  return x < -87.3f ? 0.f : y;
 }
 
 inline float tanh_(float x) {

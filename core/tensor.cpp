@@ -112,6 +112,15 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   return t;
 }
 
+Tensor Tensor::columns(std::int64_t begin, std::int64_t end) const {
+  STRATA_ASSERT(shape_.rank() >= 1 && 0 <= begin && begin <= end && end <= shape_.back());
+  const std::size_t last = shape_.rank() - 1;
+  Tensor t = *this;
+  t.data_ += begin * strides_[last] * strata::size_bytes(dtype_);
+  t.shape_[last] = end - begin;
+  return t;
+}
+
 void Tensor::check_dtype(DType asked) const {
   if (asked != dtype_) {
     throw Error(Errc::internal,

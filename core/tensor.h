@@ -84,6 +84,8 @@ class Tensor {
   Tensor reshape(Shape shape) const;
   /// Rows [begin, end) of the first axis.
   Tensor rows(std::int64_t begin, std::int64_t end) const;
+  /// Columns [begin, end) of the last axis: the same bytes, no longer contiguous.
+  Tensor columns(std::int64_t begin, std::int64_t end) const;
 
  private:
   void check_dtype(DType asked) const;

@@ -31,8 +31,10 @@ double seconds_since(Clock::time_point start) {
 }
 
 std::map<std::string, std::string> numeric_environment() {
-  return {
-      {"isa", cpu::to_string(cpu::isa_level())}, {"matmul", matmul_library()}, {"device", "cpu"}};
+  return {{"isa", cpu::to_string(cpu::isa_level())},
+          {"bf16", cpu::has_bf16_dot() ? "dot" : "widened"},
+          {"matmul", matmul_library()},
+          {"device", "cpu"}};
 }
 
 class Trainer {

@@ -1,33 +1,83 @@
 #include <algorithm>
 
+#include "core/cpu/attention.h"
 #include "core/cpu/attention_tiles.h"
 
 namespace strata::cpu {
 
 namespace {
 
-/// Scratch of one (sequence, key head) of the backward.
+/// Scratch of a unit of the backward.
+template <class Word>
 struct BackwardBuffers {
-  float *keys, *keys_turned, *values_turned, *dkeys, *dvalues;  // whole sequence
-  float *query, *dquery, *doutput, *probabilities, *dscores;    // one tile
+  // Whole sequence: (T, D / step) words, (T / step, D) paired, (T, D) sums.
+  Word *keys, *keys_paired, *values;
+  float *dkeys, *dvalues;
+  // One panel: (kPanel, D / step) rows, (D / step, kPanel) turned, (kPanel / step, D) paired.
+  Word *query_rows, *query, *query_paired, *dout_rows, *dout, *dout_paired;
+  float* dquery;  // (kPanel, D)
+  // One tile: (kKeys, lanes), then words paired along queries and along keys.
+  float *scores, *dscores;
+  Word *weights, *dweights, *dweights_paired;
 
-  static std::int64_t numel(const Padded& pad) {
-    return 5 * pad.sequence() + 3 * pad.tile() + 2 * kTile * kTile;
+  static std::int64_t size_bytes(const Padded& pad) {
+    return 4 * (4 * pad.sequence() + 5 * pad.panel() + 4 * kKeys * kPanel);
   }
-  BackwardBuffers(float* at, const Padded& pad)
-      : keys(at),
-        keys_turned(keys + pad.sequence()),
-        values_turned(keys_turned + pad.sequence()),
-        dkeys(values_turned + pad.sequence()),
-        dvalues(dkeys + pad.sequence()),
-        query(dvalues + pad.sequence()),
-        dquery(query + pad.tile()),
-        doutput(dquery + pad.tile()),
-        probabilities(doutput + pad.tile()),
-        dscores(probabilities + kTile * kTile) {}
+  BackwardBuffers(std::span<std::byte> bytes, const Padded& pad) {
+    constexpr std::int64_t kW = kStep<Word>;
+    Scratch scratch(bytes);
+    keys = scratch.array<Word>(pad.sequence() / kW);
+    values = scratch.array<Word>(pad.sequence() / kW);
+    dkeys = scratch.array<float>(pad.sequence());
+    dvalues = scratch.array<float>(pad.sequence());
+    query_rows = scratch.array<Word>(pad.panel() / kW);
+    dout_rows = scratch.array<Word>(pad.panel() / kW);
+    query = scratch.array<Word>(pad.panel() / kW);
+    dout = scratch.array<Word>(pad.panel() / kW);
+    dquery = scratch.array<float>(pad.panel());
+    scores = scratch.array<float>(kKeys * kPanel);
+    dscores = scratch.array<float>(kKeys * kPanel);
+    if constexpr (kW == 1) {
+      keys_paired = keys;
+      query_paired = query_rows;
+      dout_paired = dout_rows;
+      weights = scores;
+      dweights = dweights_paired = dscores;
+    } else {
+      keys_paired = scratch.array<Word>(pad.sequence() / kW);
+      query_paired = scratch.array<Word>(pad.panel() / kW);
+      dout_paired = scratch.array<Word>(pad.panel() / kW);
+      weights = scratch.array<Word>(kKeys * kPanel / kW);
+      dweights = scratch.array<Word>(kKeys * kPanel / kW);
+      dweights_paired = scratch.array<Word>(kKeys * kPanel / kW);
+    }
+  }
 };
 
-template <class T>
+/// One key of a tile: scores -> p = e^(scale * score - lse) where seen, dscores -> p * (dp -
+/// delta).
+template <bool kMasked>
+inline void weigh_row(float* scores,
+                      float* dscores,
+                      std::int64_t lanes,
+                      const QueryPanel& panel,
+                      std::int32_t key,
+                      const float* lse,
+                      const float* delta,
+                      float scale) {
+  const auto t = static_cast<std::int32_t>(panel.t0);
+#pragma omp simd
+  for (int l = 0; l < static_cast<int>(lanes); ++l) {
+    float p = exp_softmax(fma_(scores[l], scale, -lse[l]));
+    if constexpr (kMasked) {
+      p = (key >= panel.low[l]) & (key <= t + l) ? p : 0.f;
+    }
+    scores[l] = p;
+    dscores[l] = p * (dscores[l] - delta[l]);
+  }
+}
+
+template <class T, class Word>
 struct Backward {
   const AttentionDims& dims;
   Padded pad;
@@ -36,101 +86,131 @@ struct Backward {
   const AttentionSaved& saved;
   const std::int32_t* documents;
   float scale;
+  static constexpr std::int64_t kW = kStep<Word>;
 
-  /// probabilities and dscores of a tile pair, both (kTile, kTile); delta: rowsum(dy * y).
-  void scores_of(const BackwardBuffers& buffers,
-                 const QueryTile& tile,
-                 std::int64_t s0,
-                 const float* lse_rows,
-                 const float* delta) const {
-    const std::int64_t M = tile.padded_rows();
-    const TileView query{buffers.query, pad.D, 1}, doutput{buffers.doutput, pad.D, 1};
-    const float* const keys = buffers.keys_turned + s0 * pad.D;
-    const float* const values = buffers.values_turned + s0 * pad.D;
-    tile_product(buffers.probabilities, kTile, query, keys, kTile, M, kTile, dims.D, false);
-    tile_product(buffers.dscores, kTile, doutput, values, kTile, M, kTile, dims.D, false);
-    for (std::int64_t r = 0; r < tile.rows; ++r) {
-      float* const p = buffers.probabilities + r * kTile;
-      float* const ds = buffers.dscores + r * kTile;
-      const int low = tile.low(r, s0), high = tile.high(r, s0);
-      const float shift = lse_rows[r], row_delta = delta[r];
-#pragma omp simd
-      for (int c = 0; c < static_cast<int>(kTile); ++c) {
-        const float e = (c >= low) & (c <= high) ? p[c] - shift : kMinusInfinity;
-        p[c] = exp_(e);
-        ds[c] = p[c] * (ds[c] - row_delta);
-      }
-    }
-  }
+  /// What a panel's queries bring along: e^(score - lse) is a weight, delta = rowsum(dy * y).
+  struct Rows {
+    float lse[kPanel] = {}, delta[kPanel] = {};
+  };
 
-  void query_tile(const BackwardBuffers& buffers,
+  Rows load_panel(const BackwardBuffers<Word>& buffers,
                   std::int64_t b,
                   std::int64_t h,
-                  const QueryTile& tile) const {
-    const auto grad = head_rows<T>(dy, dims, dims.H, b, h);
-    const auto out = head_rows<T>(saved.y, dims, dims.H, b, h);
-    load_tile(
-        buffers.query, pad.D, head_rows<T>(saved.q, dims, dims.H, b, h), tile.t0, tile.rows, scale);
-    load_tile(buffers.doutput, pad.D, grad, tile.t0, tile.rows, 1.f);
-    std::fill_n(buffers.dquery, pad.tile(), 0.f);
-    float delta[kTile];
-    for (std::int64_t r = 0; r < tile.rows; ++r) {
-      const T *const g = grad.row(tile.t0 + r), *const o = out.row(tile.t0 + r);
-      delta[r] = lane_sum(dims.D, [=](std::int64_t d) { return load(g[d]) * load(o[d]); });
+                  const QueryPanel& panel) const {
+    const auto query = head_rows<T>(saved.q, dims.D, b, h), grad = head_rows<T>(dy, dims.D, b, h);
+    const auto out = head_rows<T>(saved.y, dims.D, b, h);
+    load_rows(buffers.query_rows, pad, query, panel.t0, panel.rows, kPanel);
+    turn(buffers.query, buffers.query_rows, pad);
+    if constexpr (kW == 2) {
+      pair_loaded(buffers.query_paired, buffers.query_rows, pad, kPanel);
     }
-    const float* const lse_rows = saved.lse.data<float>() + (b * dims.H + h) * dims.T + tile.t0;
-    // Transposed views: one row of keys, all queries of the tile.
-    const TileView p{buffers.probabilities, 1, kTile}, ds_turned{buffers.dscores, 1, kTile};
-    const TileView ds{buffers.dscores, kTile, 1};
-    for (std::int64_t s0 = tile.first_key_tile(); s0 <= tile.last_key(); s0 += kTile) {
-      scores_of(buffers, tile, s0, lse_rows, delta);
-      const std::int64_t at = s0 * pad.D, D = pad.D;
-      tile_product(buffers.dvalues + at, D, p, buffers.doutput, D, kTile, D, tile.rows, true);
-      tile_product(buffers.dkeys + at, D, ds_turned, buffers.query, D, kTile, D, tile.rows, true);
-      tile_product(
-          buffers.dquery, D, ds, buffers.keys + at, D, tile.padded_rows(), D, tile.keys(s0), true);
+    load_rows(buffers.dout_rows, pad, grad, panel.t0, panel.rows, kPanel);
+    turn(buffers.dout, buffers.dout_rows, pad);
+    if constexpr (kW == 2) {
+      pair_loaded(buffers.dout_paired, buffers.dout_rows, pad, kPanel);
     }
-    if (dq) {
-      const auto to = head_rows<T>(dq.tensor, dims, dims.H, b, h);
-      write(to, tile.t0, tile.rows, buffers.dquery, dq.mode, scale);
+    Rows rows;
+    const float* const lse = saved.lse.data<float>() + (b * dims.H + h) * dims.T + panel.t0;
+    std::copy_n(lse, panel.rows, rows.lse);
+    simd([&, D = dims.D] {
+      for (std::int64_t r = 0; r < panel.rows; ++r) {
+        const T *const g = grad.row(panel.t0 + r), *const o = out.row(panel.t0 + r);
+        rows.delta[r] = lane_sum(D, [=](std::int64_t d) { return load(g[d]) * load(o[d]); });
+      }
+    });
+    return rows;
+  }
+
+  void weigh(const BackwardBuffers<Word>& buffers,
+             const QueryPanel& panel,
+             std::int64_t s0,
+             const Rows& rows) const {
+    const std::int64_t M = panel.keys(s0), width = pad.D / kW, inner = (dims.D + kW - 1) / kW;
+    const std::int64_t N = panel.lanes();
+    const TileView<Word> keys{buffers.keys + s0 * width, width, 1};
+    const TileView<Word> values{buffers.values + s0 * width, width, 1};
+    tile_product(buffers.scores, N, keys, buffers.query, kPanel, M, N, inner, false);
+    tile_product(buffers.dscores, N, values, buffers.dout, kPanel, M, N, inner, false);
+    simd([&, scores = buffers.scores, dscores = buffers.dscores, factor = scale] {
+      const bool masked = panel.masks(s0);
+      for (std::int64_t j = 0; j < M; ++j) {
+        float *const s = scores + j * N, *const ds = dscores + j * N;
+        const auto key = static_cast<std::int32_t>(s0 + j);
+        if (masked) {
+          weigh_row<true>(s, ds, N, panel, key, rows.lse, rows.delta, factor);
+        } else {
+          weigh_row<false>(s, ds, N, panel, key, rows.lse, rows.delta, factor);
+        }
+      }
+    });
+    if constexpr (kW == 2) {
+      pair_columns(buffers.weights, buffers.scores, N, M, N);
+      pair_columns(buffers.dweights, buffers.dscores, N, M, N);
+      pair_rows(buffers.dweights_paired, buffers.dscores, N, M, N);
     }
   }
 
-  void write(const HeadRows<T>& to,
+  void query_panel(const BackwardBuffers<Word>& buffers,
+                   std::int64_t b,
+                   std::int64_t h,
+                   const QueryPanel& panel) const {
+    const Rows rows = load_panel(buffers, b, h, panel);
+    std::fill_n(buffers.dquery, pad.panel(), 0.f);
+    // Whole register blocks of queries: what stands in lanes beyond the panel's ends in rows that
+    // nobody reads.
+    const std::int64_t queries = round_up(panel.rows, kTileRows);
+    const std::int64_t D = pad.D, N = panel.lanes(), inner = N / kW;
+    for (std::int64_t s0 = panel.first_tile(), M = 0; s0 < panel.end(); s0 += M) {
+      M = panel.keys(s0);
+      weigh(buffers, panel, s0, rows);
+      const std::int64_t at = s0 * D;
+      const TileView<Word> p{buffers.weights, inner, 1}, ds{buffers.dweights, inner, 1};
+      const TileView<Word> ds_turned{buffers.dweights_paired, 1, N};
+      tile_product(buffers.dvalues + at, D, p, buffers.dout_paired, D, M, D, inner, true);
+      tile_product(buffers.dkeys + at, D, ds, buffers.query_paired, D, M, D, inner, true);
+      tile_product(
+          buffers.dquery, D, ds_turned, buffers.keys_paired + at / kW, D, queries, D, M / kW, true);
+    }
+    if (dq) {
+      write(dq, head_rows<T>(dq.tensor, dims.D, b, h), panel.t0, panel.rows, buffers.dquery, scale);
+    }
+  }
+
+  void write(const GradSink& sink,
+             const HeadRows<T>& to,
              std::int64_t t0,
              std::int64_t rows,
              const float* from,
-             Accumulate mode,
              float factor) const {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* const row = from + r * pad.D;
-      put(to.row(t0 + r), dims.D, mode == Accumulate::add, [=](std::int64_t d) {
-        return row[d] * factor;
-      });
-    }
+    simd([=, D = pad.D, add = sink.mode == Accumulate::add] {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const float* const row = from + r * D;
+        put(to.row(t0 + r), to.D, add, [=](std::int64_t d) { return row[d] * factor; });
+      }
+    });
   }
 
-  void unit(float* scratch, std::int64_t index) const {
+  void unit(std::span<std::byte> scratch, std::int64_t index) const {
     const std::int64_t b = index / dims.K, kh = index % dims.K, group = dims.H / dims.K;
-    const BackwardBuffers buffers(scratch, pad);
-    const auto keys = head_rows<T>(saved.k, dims, dims.K, b, kh);
-    load_sequence(buffers.keys, pad, keys, dims.T);
-    load_transposed(buffers.keys_turned, pad, keys, dims.T);
-    load_transposed(buffers.values_turned, pad, head_rows<T>(saved.v, dims, dims.K, b, kh), dims.T);
+    const BackwardBuffers<Word> buffers(scratch, pad);
+    const auto keys = head_rows<T>(saved.k, dims.D, b, kh);
+    load_rows(buffers.keys, pad, keys, 0, dims.T, pad.T);
+    if constexpr (kW == 2) {
+      pair_loaded(buffers.keys_paired, buffers.keys, pad, pad.T);
+    }
+    load_rows(buffers.values, pad, head_rows<T>(saved.v, dims.D, b, kh), 0, dims.T, pad.T);
     std::fill_n(buffers.dkeys, pad.sequence(), 0.f);
     std::fill_n(buffers.dvalues, pad.sequence(), 0.f);
     for (std::int64_t h = kh * group; h < (kh + 1) * group; ++h) {
-      for (std::int64_t t0 = 0; t0 < dims.T; t0 += kTile) {
-        query_tile(buffers, b, h, {documents + b * dims.T, t0, std::min(kTile, dims.T - t0)});
+      for (std::int64_t t0 = 0; t0 < dims.T; t0 += kPanel) {
+        query_panel(buffers, b, h, QueryPanel(documents + b * dims.T, t0, dims.T));
       }
     }
-    if (dk) {  // the query tiles carry the scale
-      const auto to = head_rows<T>(dk.tensor, dims, dims.K, b, kh);
-      write(to, 0, dims.T, buffers.dkeys, dk.mode, 1.f);
+    if (dk) {
+      write(dk, head_rows<T>(dk.tensor, dims.D, b, kh), 0, dims.T, buffers.dkeys, scale);
     }
     if (dv) {
-      const auto to = head_rows<T>(dv.tensor, dims, dims.K, b, kh);
-      write(to, 0, dims.T, buffers.dvalues, dv.mode, 1.f);
+      write(dv, head_rows<T>(dv.tensor, dims.D, b, kh), 0, dims.T, buffers.dvalues, 1.f);
     }
   }
 };
@@ -138,7 +218,8 @@ struct Backward {
 }  // namespace
 
 std::int64_t attention_backward_scratch_bytes(const AttentionDims& dims) {
-  return unit_scratch_bytes(dims.B * dims.K, dims, BackwardBuffers::numel(Padded(dims)));
+  const std::int64_t units = dims.B * dims.K;
+  return std::min(units, dims.slices) * BackwardBuffers<float>::size_bytes(Padded(dims));
 }
 
 void attention_backward(const GradSink& dq,
@@ -150,10 +231,10 @@ void attention_backward(const GradSink& dq,
                         const AttentionDims& dims,
                         std::span<std::byte> scratch) {
   const Padded pad(dims);
-  visit_storage(dy.dtype(), [&](auto storage) {
-    const Backward<decltype(storage)> kernel{
+  visit_words(dy.dtype(), [&](auto storage, auto word) {
+    const Backward<decltype(storage), decltype(word)> kernel{
         dims, pad, dq, dk, dv, dy, saved, documents.data<std::int32_t>(), scale_of(dims)};
-    run_units(kernel, dims.B * dims.K, BackwardBuffers::numel(pad), dims, scratch);
+    run_units(kernel, dims.B * dims.K, BackwardBuffers<float>::size_bytes(pad), dims, scratch);
   });
 }
 

@@ -1,41 +1,53 @@
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
+#include <type_traits>
 
 #include "core/cpu/attention.h"
 #include "core/cpu/lanes.h"
 #include "core/cpu/scratch.h"
 #include "core/cpu/simd.h"
 #include "core/cpu/tile.h"
+#include "core/cpu/tile_avx512.h"
 #include "core/parallel_for.h"
 
 namespace strata::cpu {
 
-// What forward and backward of attention share: tiles in f32, the range of keys a query sees, and
-// how units of work find their scratch.
+// What forward and backward of attention share. Scores are held turned, (keys, queries): a softmax
+// then runs down its lanes, and keys and values are read as they stand. Operands of products are
+// words (core/cpu/tile.h) in copies of their own, "turned" (channels, rows) or "paired": pairs of
+// neighbouring rows, for products along the rows. In f32 a paired copy is a plain one.
 
-inline constexpr std::int64_t kTile = kAttentionTile;
-static_assert(kTile % kTileRows == 0 && kTile % kLanes == 0);
+inline constexpr std::int64_t kPanel = kAttentionPanel;
+inline constexpr std::int64_t kKeys = kAttentionKeys;
+static_assert(kPanel % kTileRows == 0 && kPanel % kTileColumns == 0 && kKeys % kTileRows == 0);
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-/// Widths of the f32 copies that tiles work on: heads padded to whole lanes, sequences to whole
-/// tiles, with zeros.
+template <class Word>
+inline constexpr std::int64_t kStep = std::is_same_v<Word, float> ? 1 : 2;
+/// What a word is made of.
+template <class Word>
+using Element = std::conditional_t<std::is_same_v<Word, float>, float, bf16>;
+
+/// Extents of the copies: channels padded to whole vectors, sequences to whole register blocks.
 struct Padded {
   std::int64_t D, T;
   explicit Padded(const AttentionDims& dims)
-      : D(round_up(dims.D, kLanes)), T(round_up(dims.T, kTile)) {}
+      : D(round_up(dims.D, kLanes)), T(round_up(dims.T, kTileRows)) {}
   std::int64_t sequence() const { return T * D; }
-  std::int64_t tile() const { return kTile * D; }
+  std::int64_t panel() const { return kPanel * D; }
 };
 
-/// One head of one sequence inside a (B, T, heads * D) tensor.
+/// One head of one sequence inside a (B, T, heads * D) tensor or columns of a wider one.
 template <class T>
 struct HeadRows {
   T* data;
@@ -44,79 +56,91 @@ struct HeadRows {
 };
 
 template <class T>
-HeadRows<T> head_rows(const Tensor& x,
-                      const AttentionDims& dims,
-                      std::int64_t heads,
-                      std::int64_t b,
-                      std::int64_t head) {
-  const std::int64_t stride = heads * dims.D;
-  return {x.data<T>() + b * dims.T * stride + head * dims.D, stride, dims.D};
+HeadRows<T> head_rows(const Tensor& x, std::int64_t D, std::int64_t b, std::int64_t head) {
+  const Shape& strides = x.strides();
+  return {x.data<T>() + b * strides[0] + head * D, strides[1], D};
 }
 
-/// to (kTile, width) = scale * rows [t0, t0 + rows), zeros around.
-template <class T>
-inline void load_tile(float* to,
-                      std::int64_t width,
-                      const HeadRows<T>& from,
-                      std::int64_t t0,
-                      std::int64_t rows,
-                      float scale) {
-  for (std::int64_t r = 0; r < kTile; ++r) {
-    float* const line = to + r * width;
-    std::int64_t d = 0;
-    if (r < rows) {
+/// to (padded, D / step): rows [t0, t0 + rows), zeros around.
+template <class T, class Word>
+void load_rows(Word* to,
+               const Padded& pad,
+               const HeadRows<T>& from,
+               std::int64_t t0,
+               std::int64_t rows,
+               std::int64_t padded) {
+  using To = Element<Word>;
+  simd([=, D = from.D, width = pad.D, out = reinterpret_cast<To*>(to)] {
+    for (std::int64_t r = 0; r < rows; ++r) {
       const T* const in = from.row(t0 + r);
-      put(line, from.D, false, [=](std::int64_t i) { return load(in[i]) * scale; });
-      d = from.D;
+      To* const line = out + r * width;
+      if constexpr (std::is_same_v<T, To>) {
+        std::memcpy(line, in, static_cast<std::size_t>(D) * sizeof(T));
+      } else {
+        put(line, D, false, [=](std::int64_t d) { return load(in[d]); });
+      }
+      std::fill(line + D, line + width, To{});
     }
-    for (; d < width; ++d) {
-      line[d] = 0.f;
-    }
-  }
+    std::fill(out + rows * width, out + padded * width, To{});
+  });
 }
 
-/// to: one (D, kTile) transposed tile after the other, each in the room of a (kTile, padded D) one.
-template <class T>
-inline void load_transposed(float* to,
-                            const Padded& pad,
-                            const HeadRows<T>& from,
-                            std::int64_t T_) {
-  for (std::int64_t t0 = 0; t0 < T_; t0 += kTile) {
-    float* const tile = to + t0 * pad.D;
-    const std::int64_t rows = std::min(kTile, T_ - t0);
-    for (std::int64_t r = 0; r < kTile; ++r) {
-      for (std::int64_t d = 0; d < from.D; ++d) {
-        tile[d * kTile + r] = r < rows ? load(from.row(t0 + r)[d]) : 0.f;
+/// to (padded / 2, D): a word holds one channel of two neighbouring rows of (padded, D / 2).
+inline void pair_loaded(bf16x2* to, const bf16x2* rows, const Padded& pad, std::int64_t padded) {
+  simd([=, D = pad.D] {
+    for (std::int64_t r = 0; r < padded; r += 2) {
+      const bf16* const even = rows[r * D / 2].at;
+      const bf16* const odd = even + D;
+      bf16x2* const out = to + r / 2 * D;
+#pragma omp simd
+      for (std::int64_t d = 0; d < D; ++d) {
+        const std::uint32_t high = odd[d].bits, low = even[d].bits;
+        out[d] = std::bit_cast<bf16x2>(high << 16 | low);
       }
     }
-  }
+  });
 }
 
-template <class T>
-inline void load_sequence(float* to, const Padded& pad, const HeadRows<T>& from, std::int64_t T_) {
-  for (std::int64_t t0 = 0; t0 < T_; t0 += kTile) {
-    load_tile(to + t0 * pad.D, pad.D, from, t0, std::min(kTile, T_ - t0), 1.f);
-  }
+/// to (D / step, kPanel); rows: the words of (kPanel, D / step) from load_rows.
+template <class Word>
+void turn(Word* to, const Word* rows, const Padded& pad) {
+  const std::int64_t width = pad.D / kStep<Word>;
+  simd([=] {
+    for (std::int64_t w = 0; w < width; ++w) {
+#pragma omp simd
+      for (std::int64_t l = 0; l < kPanel; ++l) {
+        to[w * kPanel + l] = rows[l * width + w];
+      }
+    }
+  });
 }
 
-/// Query rows [t0, t0 + rows) of a sequence.
-struct QueryTile {
-  const std::int32_t* documents;  // of this sequence, (T)
+/// Queries [t0, t0 + rows) of a sequence, rows <= kPanel, and what each of them sees.
+struct QueryPanel {
   std::int64_t t0, rows;
+  std::int64_t first_key, last_start;  // start of the earliest and of the latest document
+  std::int32_t low[kPanel];            // first key of each query; lanes beyond rows see none
 
-  std::int64_t padded_rows() const { return round_up(rows, kTileRows); }
-  /// Start of the first key tile that any of the rows sees.
-  std::int64_t first_key_tile() const {
-    const std::int32_t first = *std::min_element(documents + t0, documents + t0 + rows);
-    return first / kTile * kTile;
+  QueryPanel(const std::int32_t* documents, std::int64_t t0_, std::int64_t T)
+      : t0(t0_), rows(std::min(kPanel, T - t0_)) {
+    const auto [first, last] = std::minmax_element(documents + t0, documents + t0 + rows);
+    first_key = *first;
+    last_start = rows < lanes() ? T : *last;
+    std::copy_n(documents + t0, rows, low);
+    std::fill(low + rows, low + kPanel, std::numeric_limits<std::int32_t>::max());
   }
-  std::int64_t last_key() const { return t0 + rows - 1; }
-  std::int64_t keys(std::int64_t s0) const { return std::min(kTile, t0 + rows - s0); }
-  /// Columns [low, high] of the key tile at s0 that row r sees; empty where low > high.
-  int low(std::int64_t r, std::int64_t s0) const {
-    return static_cast<int>(documents[t0 + r] - s0);
+  std::int64_t end() const { return t0 + rows; }
+  /// Queries in whole vectors: the width of the panel's tiles.
+  std::int64_t lanes() const { return round_up(rows, kLanes); }
+  /// Where the walk over tiles starts. Tiles end at multiples of kKeys wherever it does, and keys
+  /// that a query does not see leave its sums alone: other documents change no bit.
+  std::int64_t first_tile() const { return first_key / kTileRows * kTileRows; }
+  /// Keys of the tile at s0, in whole register blocks; the next tile starts behind them.
+  std::int64_t keys(std::int64_t s0) const {
+    return std::min(kKeys - s0 % kKeys, round_up(end() - s0, kTileRows));
   }
-  int high(std::int64_t r, std::int64_t s0) const { return static_cast<int>(t0 + r - s0); }
+  /// Whether a query sees less than all of them.
+  bool masks(std::int64_t s0) const { return s0 + keys(s0) > t0 + 1 || last_start > s0; }
 };
 
 /// Unit u belongs to slice u mod slices; a slice does its units one after the other in its own
@@ -124,26 +148,31 @@ struct QueryTile {
 template <class Kernel>
 void run_units(const Kernel& kernel,
                std::int64_t units,
-               std::int64_t numel,
+               std::int64_t unit_bytes,
                const AttentionDims& dims,
                std::span<std::byte> scratch) {
   const std::int64_t slices = std::min(units, dims.slices);
-  float* const base = Scratch(scratch).array<float>(slices * numel);
+  std::byte* const base = Scratch(scratch).bytes(slices * unit_bytes).data();
   parallel_for(slices, 1, [&](std::int64_t begin, std::int64_t end) {
-    simd([&] {
-      for (std::int64_t s = begin; s < end; ++s) {
-        for (std::int64_t u = s; u < units; u += slices) {
-          kernel.unit(base + s * numel, u);
-        }
+    for (std::int64_t s = begin; s < end; ++s) {
+      for (std::int64_t u = s; u < units; u += slices) {
+        kernel.unit({base + s * unit_bytes, static_cast<std::size_t>(unit_bytes)}, u);
       }
-    });
+    }
   });
 }
 
-inline std::int64_t unit_scratch_bytes(std::int64_t units,
-                                       const AttentionDims& dims,
-                                       std::int64_t numel) {
-  return aligned_bytes(std::min(units, dims.slices) * numel * size_bytes(DType::f32));
+/// Calls body(T{}, Word{}) with the storage type and what products are made of.
+template <class Body>
+void visit_words(DType dtype, Body&& body) {
+  visit_storage(dtype, [&](auto storage) {
+    if constexpr (std::is_same_v<decltype(storage), bf16>) {
+      if (has_bf16_dot()) {
+        return body(storage, bf16x2{});
+      }
+    }
+    body(storage, float{});
+  });
 }
 
 inline float scale_of(const AttentionDims& dims) {

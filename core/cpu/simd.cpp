@@ -72,4 +72,12 @@ void force_isa_level(IsaLevel level) {
   level_setting().store(level, std::memory_order_relaxed);
 }
 
+bool has_bf16_dot() {
+  static const bool machine = [] {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16") != 0;
+  }();
+  return machine && isa_level() == IsaLevel::avx512;
+}
+
 }  // namespace strata::cpu

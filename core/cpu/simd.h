@@ -10,6 +10,10 @@ const char* to_string(IsaLevel level);
 /// STRATA_ISA=base|avx2|avx512).
 IsaLevel isa_level();
 void force_isa_level(IsaLevel level);
+/// Whether kernels may use AVX-512's dot products of bf16 pairs: the machine has them and the level
+/// is avx512. Their results differ in bits from widened f32, so that they are no level of their
+/// own.
+bool has_bf16_dot();
 
 #define STRATA_TARGET_AVX2 "avx2,fma,bmi,bmi2,lzcnt,f16c"
 #define STRATA_TARGET_AVX512 \

@@ -1,5 +1,6 @@
 #include "core/math.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -47,6 +48,17 @@ TEST(Math, ExpSaturates) {
   EXPECT_EQ(exp_(kInf), kInf);
   EXPECT_TRUE(std::isfinite(exp_(88.6f)));
   EXPECT_TRUE(std::isnan(exp_(std::nanf(""))));
+}
+
+TEST(Math, ExpOfASoftmaxHasTheBitsOfExp) {
+  sweep(-90.f, 1.f, 200003, [](float x) {
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(exp_softmax(x)), std::bit_cast<std::uint32_t>(exp_(x)))
+        << x;
+  });
+  EXPECT_EQ(exp_softmax(-1e30f), 0.f);
+  EXPECT_EQ(exp_softmax(-kInf), 0.f);
+  EXPECT_TRUE(std::isnan(exp_softmax(std::nanf(""))));
+  EXPECT_TRUE(std::isnan(exp_softmax(std::bit_cast<float>(0xffffffffu))));
 }
 
 TEST(Math, LogIsWithinTwoUlp) {

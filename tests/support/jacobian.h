@@ -23,7 +23,8 @@ struct OpCase {
   MicroBatch batch;
   bool training = false;
   bool has_backward = true;
-  double spread = 1.0;  // operands are uniform in [-spread, spread]
+  double spread = 1.0;         // operands are uniform in [-spread, spread]
+  bool uses_bf16_dot = false;  // bf16 rounds as the machine's dot products do: bits differ by level
 };
 
 /// What a run of the node left behind.
@@ -49,7 +50,7 @@ OpOutcome run_op(const OpCase& op, const OpRun& run = {});
 
 /// Checks forward and every gradient against the float64 reference, both accumulation modes, empty
 /// sinks, that backward reads what the node keeps and nothing else, equal bits on 1, 2, 3 threads
-/// and on every instruction set, and bf16 against f32.
+/// and on every instruction set (tolerance where uses_bf16_dot says so), and bf16 against f32.
 void expect_op_matches_reference(const OpCase& op);
 
 }  // namespace strata::tests

@@ -1,9 +1,11 @@
 #include "core/ops/attention.h"
 
 #include <cmath>
+#include <cstring>
 
 #include <gtest/gtest.h>
 
+#include "core/cpu/attention.h"
 #include "core/error.h"
 #include "tests/support/jacobian.h"
 
@@ -26,6 +28,7 @@ OpCase attention_case(std::int64_t B, std::int64_t T, Heads heads) {
   };
   op.reference = attention_reference(B, T, H, K, D);
   op.spread = 2.0;
+  op.uses_bf16_dot = true;
   return op;
 }
 
@@ -40,6 +43,19 @@ TEST(Attention, SharesKeysWithinGroups) {
 TEST(Attention, MatchesItsFormulaOverSeveralTiles) {
   OpCase op = attention_case(2, 101, {2, 1, 7});
   expect_op_matches_reference(op);
+}
+
+TEST(Attention, MatchesItsFormulaOverTilesOfKeys) {
+  static_assert(250 > cpu::kAttentionKeys);
+  expect_op_matches_reference(attention_case(1, 250, {2, 1, 3}));
+}
+
+TEST(Attention, MatchesItsFormulaForEveryWidthOfAHead) {
+  // Channels that fill two to eight vectors, with and without a ragged end.
+  for (const std::int64_t D : {24, 40, 80, 128}) {
+    SCOPED_TRACE(D);
+    expect_op_matches_reference(attention_case(1, 50, {1, 1, D}));
+  }
 }
 
 TEST(Attention, MatchesItsFormulaOnOneToken) {
@@ -59,17 +75,30 @@ OpCase with_documents(OpCase op, std::vector<std::int32_t> starts) {
 }
 
 TEST(Attention, SeesNothingBeforeTheDocument) {
-  // Starts at a tile border, inside a tile, and with whole tiles of other documents before them.
+  // Starts at a border of panels, inside one, and with whole panels and tiles of other documents
+  // before them.
   expect_op_matches_reference(with_documents(attention_case(1, 120, {1, 1, 4}), {48, 50, 97, 119}));
+  expect_op_matches_reference(
+      with_documents(attention_case(1, 260, {1, 1, 3}), {1, 100, 230, 250}));
 }
 
 TEST(Attention, GivesTheSameBitsForADocumentWhereverTheOthersEnd) {
-  // Rows from 96 on start a document: what stands before changes nothing, not even skipped tiles.
-  const OpCase far = with_documents(attention_case(1, 120, {1, 1, 4}), {96});
-  OpCase near = with_documents(attention_case(1, 120, {1, 1, 4}), {20, 70, 96});
-  const OpOutcome a = run_op(far), b = run_op(near);
-  for (std::int64_t i = 96 * 4; i < 120 * 4; ++i) {
-    EXPECT_EQ(a.out[0].data<float>()[i], b.out[0].data<float>()[i]);
+  // Rows from 230 on start a document inside a panel: what stands before changes nothing, not even
+  // where the panel's walk over the keys starts.
+  constexpr std::int64_t kFrom = 230, kTo = 260, kWidth = 4;
+  const OpCase whole = with_documents(attention_case(1, kTo, {1, 1, kWidth}), {kFrom});
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const OpOutcome want = run_op(whole, {.dtype = dtype});
+    for (const std::vector<std::int32_t>& starts :
+         {std::vector<std::int32_t>{20, 70, kFrom}, {199, kFrom}, {210, 229, kFrom}}) {
+      const OpOutcome got = run_op(with_documents(whole, starts), {.dtype = dtype});
+      const std::int64_t size = size_bytes(dtype);
+      EXPECT_EQ(std::memcmp(got.out[0].bytes() + kFrom * kWidth * size,
+                            want.out[0].bytes() + kFrom * kWidth * size,
+                            static_cast<std::size_t>((kTo - kFrom) * kWidth * size)),
+                0)
+          << to_string(dtype) << ", first start " << starts[0];
+    }
   }
 }
 
