@@ -56,14 +56,18 @@ void matmul(const Tensor& C,
             const MatmulShape& shape,
             Accumulate mode,
             std::span<std::byte> scratch,
-            Stream& stream) {
+            Stream& stream,
+            const Tensor& bias) {
   require_shape(shape);
   require_operand("A", A, shape.in, shape.batch * shape.m * shape.k);
   require_operand("B", B, shape.in, shape.batch * shape.k * shape.n);
   require_operand("C", C, shape.out, shape.batch * shape.m * shape.n);
+  if (shape.bias) {
+    require_operand("the bias", bias, shape.in, shape.n);
+  }
   STRATA_ASSERT(stream.lane() == Lane::compute);
   count_use(shape, mode);
-  cpu::product(C.bytes(), A.bytes(), B.bytes(), shape, mode, scratch);
+  cpu::product({C.bytes(), A.bytes(), B.bytes(), bias.bytes()}, shape, mode, scratch);
 }
 
 void transpose(

@@ -24,6 +24,7 @@ struct MatmulShape {
   MatmulForm form = MatmulForm::ab;
   DType in = DType::f32;   // of A and B: f32 or bf16
   DType out = DType::f32;  // of C: f32, or bf16 when A and B are; products are summed in f32
+  bool bias = false;       // a row of n values, of dtype `in`, is added before C is rounded
   friend bool operator==(const MatmulShape&, const MatmulShape&) = default;
 };
 
@@ -33,7 +34,9 @@ inline constexpr std::int64_t kMatmulRowCut = 256;
 /// Scratch that matmul() needs for this shape and the present thread_count(), in bytes.
 std::int64_t matmul_scratch_bytes(const MatmulShape& shape);
 
-/// C = A * B or C += A * B. C, A, B: contiguous, batch * m * n etc. elements.
+/// C = A * B or C += A * B, plus the bias in every row if the shape says so. C, A, B: contiguous,
+/// batch * m * n etc. elements. B is laid out as the kernel likes it, in the scratch, where that
+/// pays.
 /// Primitives are made once per shape and kept. The bits depend on the shape and the machine's
 /// instructions alone: not on threads, on row cuts at multiples of kMatmulRowCut, or on what ran
 /// before. Throws internal on size or dtype mismatch.
@@ -43,7 +46,8 @@ void matmul(const Tensor& C,
             const MatmulShape& shape,
             Accumulate mode,
             std::span<std::byte> scratch,
-            Stream& stream);
+            Stream& stream,
+            const Tensor& bias = {});
 
 /// A product and how often matmul() has run it on this thread.
 struct ProductUse {

@@ -110,7 +110,7 @@ ProductRate product_rate(std::span<const ProductUse> uses) {
   for (const ProductUse& use : uses) {
     const MatmulShape& s = use.shape;
     const RandomMemory A(s.batch * s.m * s.k, s.in), B(s.batch * s.k * s.n, s.in),
-        C(s.batch * s.m * s.n, s.out);
+        C(s.batch * s.m * s.n, s.out), bias(s.n, s.in);
     const std::int64_t scratch_bytes = std::max<std::int64_t>(1, matmul_scratch_bytes(s));
     const Arena scratch(kDevice, scratch_bytes, scratch_bytes);
     const double best = best_seconds(kRepeats, [&] {
@@ -120,7 +120,8 @@ ProductRate product_rate(std::span<const ProductUse> uses) {
              s,
              use.mode,
              scratch.range(0, scratch_bytes),
-             compute_stream());
+             compute_stream(),
+             s.bias ? bias.tensor({s.n}) : Tensor());
     });
     const auto runs = static_cast<double>(use.runs);
     rate.seconds += runs * best;

@@ -11,9 +11,12 @@ namespace strata::cpu {
 /// The product of core/matmul.h on checked operands: oneDNN, or a plain loop in builds whose
 /// sanitizer cannot see into the library.
 std::int64_t product_scratch_bytes(const MatmulShape& shape);
-void product(std::byte* C,
-             const std::byte* A,
-             const std::byte* B,
+struct ProductOperands {
+  std::byte* C;
+  const std::byte *A, *B;
+  const std::byte* bias;  // where the shape has one
+};
+void product(const ProductOperands& operands,
              const MatmulShape& shape,
              Accumulate mode,
              std::span<std::byte> scratch);

@@ -32,6 +32,7 @@ using Key = std::tuple<std::int64_t,
                        MatmulForm,
                        DType,
                        DType,
+                       bool,
                        Accumulate,
                        int>;
 
@@ -39,7 +40,7 @@ using Key = std::tuple<std::int64_t,
 DnnlProduct& prepared(const MatmulShape& s, Accumulate mode) {
   thread_local std::map<Key, DnnlProduct> cache;
   const int threads = thread_count();
-  const Key key{s.m, s.n, s.k, s.batch, s.form, s.in, s.out, mode, threads};
+  const Key key{s.m, s.n, s.k, s.batch, s.form, s.in, s.out, s.bias, mode, threads};
   const auto found = cache.find(key);
   if (found != cache.end()) {
     return found->second;
@@ -51,16 +52,14 @@ DnnlProduct& prepared(const MatmulShape& s, Accumulate mode) {
   }
 }
 
-void run_prepared(std::byte* C,
-                  const std::byte* A,
-                  const std::byte* B,
+void run_prepared(const ProductOperands& operands,
                   const MatmulShape& shape,
                   Accumulate mode,
                   std::span<std::byte> scratch) {
   DnnlProduct& product = prepared(shape, mode);
   STRATA_ASSERT(static_cast<std::int64_t>(scratch.size()) >= product.scratch_bytes());
   try {
-    product.run(C, A, B, scratch.data());
+    product.run(operands, scratch.data());
   } catch (const dnnl::error& error) {
     rethrow(error, shape);
   }
@@ -102,7 +101,8 @@ void convert(To* to, const From* from, std::int64_t n) {
 /// A product on f32 copies of the operands: how its scratch is laid out.
 struct Widened {
   MatmulShape shape;
-  std::int64_t a = 0, b = 0, c = 0, rest = 0;  // offsets; c is used when the result is bf16
+  // Offsets; c is used when the result is bf16.
+  std::int64_t a = 0, b = 0, bias = 0, c = 0, rest = 0;
 
   explicit Widened(const MatmulShape& s) : shape(s) {
     constexpr std::int64_t kLine = 64;
@@ -111,38 +111,42 @@ struct Widened {
     };
     shape.in = shape.out = DType::f32;
     b = floats(s.batch * s.m * s.k);
-    c = b + floats(s.batch * s.k * s.n);
+    bias = b + floats(s.batch * s.k * s.n);
+    c = bias + (s.bias ? floats(s.n) : 0);
     rest = c + (s.out == DType::bf16 ? floats(s.batch * s.m * s.n) : 0);
   }
 };
 
-void product_widened(std::byte* C,
-                     const std::byte* A,
-                     const std::byte* B,
+void product_widened(const ProductOperands& operands,
                      const MatmulShape& s,
                      Accumulate mode,
                      std::span<std::byte> scratch) {
   warn_once_about_widening();
   const Widened wide(s);
   STRATA_ASSERT(static_cast<std::int64_t>(scratch.size()) >= wide.rest);
-  auto* a = reinterpret_cast<float*>(scratch.data() + wide.a);
-  auto* b = reinterpret_cast<float*>(scratch.data() + wide.b);
-  auto* c = reinterpret_cast<float*>(scratch.data() + wide.c);
-  auto* narrow = reinterpret_cast<bf16*>(C);
+  const auto floats_at = [&](std::int64_t offset) {
+    return reinterpret_cast<float*>(scratch.data() + offset);
+  };
+  auto* narrow = reinterpret_cast<bf16*>(operands.C);
   const bool rounds = s.out == DType::bf16;
-  convert(a, reinterpret_cast<const bf16*>(A), s.batch * s.m * s.k);
-  convert(b, reinterpret_cast<const bf16*>(B), s.batch * s.k * s.n);
-  if (rounds && mode == Accumulate::add) {
-    convert(c, narrow, s.batch * s.m * s.n);
+  const std::int64_t results = s.batch * s.m * s.n;
+  convert(floats_at(wide.a), reinterpret_cast<const bf16*>(operands.A), s.batch * s.m * s.k);
+  convert(floats_at(wide.b), reinterpret_cast<const bf16*>(operands.B), s.batch * s.k * s.n);
+  if (s.bias) {
+    convert(floats_at(wide.bias), reinterpret_cast<const bf16*>(operands.bias), s.n);
   }
-  run_prepared(rounds ? scratch.data() + wide.c : C,
-               scratch.data() + wide.a,
-               scratch.data() + wide.b,
+  if (rounds && mode == Accumulate::add) {
+    convert(floats_at(wide.c), narrow, results);
+  }
+  run_prepared({.C = rounds ? scratch.data() + wide.c : operands.C,
+                .A = scratch.data() + wide.a,
+                .B = scratch.data() + wide.b,
+                .bias = scratch.data() + wide.bias},
                wide.shape,
                mode,
                scratch.subspan(static_cast<std::size_t>(wide.rest)));
   if (rounds) {
-    convert(narrow, c, s.batch * s.m * s.n);
+    convert(narrow, floats_at(wide.c), results);
   }
 }
 
@@ -160,16 +164,14 @@ std::int64_t product_scratch_bytes(const MatmulShape& shape) {
   return prepared_scratch_bytes(shape);
 }
 
-void product(std::byte* C,
-             const std::byte* A,
-             const std::byte* B,
+void product(const ProductOperands& operands,
              const MatmulShape& shape,
              Accumulate mode,
              std::span<std::byte> scratch) {
   if (widens(shape)) {
-    return product_widened(C, A, B, shape, mode, scratch);
+    return product_widened(operands, shape, mode, scratch);
   }
-  run_prepared(C, A, B, shape, mode, scratch);
+  run_prepared(operands, shape, mode, scratch);
 }
 
 std::string product_library() {

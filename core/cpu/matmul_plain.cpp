@@ -6,14 +6,15 @@ namespace strata::cpu {
 namespace {
 
 template <class In, class Out>
-void multiply(Out* c, const In* a, const In* b, const MatmulShape& s, Accumulate mode) {
+void multiply(
+    Out* c, const In* a, const In* b, const In* bias, const MatmulShape& s, Accumulate mode) {
   const bool transposed = s.form == MatmulForm::abt;
   const std::int64_t step_k = transposed ? 1 : s.n, step_n = transposed ? s.k : 1;
   parallel_for(s.batch * s.m, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const In* b_of_batch = b + row / s.m * s.k * s.n;
       for (std::int64_t j = 0; j < s.n; ++j) {
-        float sum = 0.f;
+        float sum = s.bias ? load(bias[j]) : 0.f;
         for (std::int64_t p = 0; p < s.k; ++p) {
           sum += load(a[row * s.k + p]) * load(b_of_batch[p * step_k + j * step_n]);
         }
@@ -30,24 +31,23 @@ std::int64_t product_scratch_bytes(const MatmulShape&) {
   return 0;
 }
 
-void product(std::byte* C,
-             const std::byte* A,
-             const std::byte* B,
+void product(const ProductOperands& operands,
              const MatmulShape& shape,
              Accumulate mode,
              std::span<std::byte>) {
   const auto with_input = [&]<class In>(const In* a) {
-    const auto* b = reinterpret_cast<const In*>(B);
+    const auto* b = reinterpret_cast<const In*>(operands.B);
+    const auto* bias = reinterpret_cast<const In*>(operands.bias);
     if (shape.out == DType::f32) {
-      multiply(reinterpret_cast<float*>(C), a, b, shape, mode);
+      multiply(reinterpret_cast<float*>(operands.C), a, b, bias, shape, mode);
     } else {
-      multiply(reinterpret_cast<bf16*>(C), a, b, shape, mode);
+      multiply(reinterpret_cast<bf16*>(operands.C), a, b, bias, shape, mode);
     }
   };
   if (shape.in == DType::f32) {
-    with_input(reinterpret_cast<const float*>(A));
+    with_input(reinterpret_cast<const float*>(operands.A));
   } else {
-    with_input(reinterpret_cast<const bf16*>(A));
+    with_input(reinterpret_cast<const bf16*>(operands.A));
   }
 }
 

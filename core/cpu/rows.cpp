@@ -36,22 +36,6 @@ void fold_partials(const GradSink& sink,
   });
 }
 
-void add_bias(const Tensor& y, const Tensor& bias) {
-  const std::int64_t C = bias.numel(), rows = y.numel() / C;
-  visit_storage(y.dtype(), [&](auto storage) {
-    using T = decltype(storage);
-    T* const to = y.data<T>();
-    const T* const b = bias.data<T>();
-    parallel_for(rows, 16, [&](std::int64_t begin, std::int64_t end) {
-      simd([&] {
-        for (std::int64_t r = begin; r < end; ++r) {
-          put(to + r * C, C, true, [&](std::int64_t i) { return load(b[i]); });
-        }
-      });
-    });
-  });
-}
-
 std::int64_t sum_rows_scratch_bytes(std::int64_t rows, std::int64_t C) {
   return aligned_bytes(row_chunks(rows) * C * size_bytes(DType::f32));
 }

@@ -20,9 +20,6 @@ void fold_partials(const GradSink& sink,
                    std::int64_t stride,
                    std::int64_t n);
 
-/// y (rows, C) += bias (C).
-void add_bias(const Tensor& y, const Tensor& bias);
-
 /// Gradient of a bias: the rows of dy (..., C) summed into sink (C) f32.
 std::int64_t sum_rows_scratch_bytes(std::int64_t rows, std::int64_t C);
 void sum_rows(const GradSink& sink, const Tensor& dy, std::span<std::byte> scratch);

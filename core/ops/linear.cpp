@@ -16,11 +16,12 @@ struct Products {
   std::int64_t M, N, K;
   DType dtype;
   WeightLayout layout;
+  bool bias;
 
   bool out_in() const { return layout == WeightLayout::out_in; }
   // y (M, N) = x (M, K) * W^T or W
   MatmulShape forward() const {
-    return {M, N, K, 1, out_in() ? MatmulForm::abt : MatmulForm::ab, dtype, dtype};
+    return {M, N, K, 1, out_in() ? MatmulForm::abt : MatmulForm::ab, dtype, dtype, bias};
   }
   // dx (M, K) = dy (M, N) * W or W^T
   MatmulShape input_grad() const {
@@ -90,7 +91,7 @@ Value linear(Graph& graph, Value x, Value weight, Value bias, WeightLayout layou
       in_axis == 1 ? "weight (out, in) beside x (..., in)" : "weight (in, out) beside x (..., in)",
       {weight, x});
   const std::int64_t K = w[in_axis], N = w[1 - in_axis];
-  const Products p{shape.numel() / K, N, K, graph.dtype(), layout};
+  const Products p{shape.numel() / K, N, K, graph.dtype(), layout, static_cast<bool>(bias)};
   Node node;
   node.op = "linear";
   node.in = {x, weight};
@@ -111,11 +112,14 @@ Value linear(Graph& graph, Value x, Value weight, Value bias, WeightLayout layou
     if (!a.in[0].on(DeviceKind::cpu)) {
       no_kernel("linear", a.in[0].device());
     }
-    matmul(
-        a.out[0], a.in[0], a.in[1], p.forward(), Accumulate::overwrite, a.scratch, *a.run.stream);
-    if (a.in.size() > 2) {
-      cpu::add_bias(a.out[0], a.in[2]);
-    }
+    matmul(a.out[0],
+           a.in[0],
+           a.in[1],
+           p.forward(),
+           Accumulate::overwrite,
+           a.scratch,
+           *a.run.stream,
+           p.bias ? a.in[2] : Tensor());
   };
   node.backward = [p](const BackwardArgs& a) {
     if (!a.grad_out[0].on(DeviceKind::cpu)) {
