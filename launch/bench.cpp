@@ -29,6 +29,7 @@ struct Subject {
 const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all{
       {"step", "training steps of a preset on random tokens", bench_step},
+      {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
   };
   return all;
 }
@@ -81,23 +82,28 @@ double best_seconds(int repeats, const std::function<void()>& work) {
   return best;
 }
 
-RandomMemory::RandomMemory(std::int64_t numel, DType dtype) : dtype_(dtype) {
-  const std::int64_t bytes = numel * size_bytes(dtype);
-  arena_ = Arena(kDevice, bytes, bytes);
-  const Tensor all = tensor({numel});
+void fill_random(const Tensor& to) {
   constexpr std::int64_t kGrain = 1 << 16;
-  parallel_for(numel, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    auto state = static_cast<std::uint32_t>(begin) * 2654435761u + 1;
-    for (std::int64_t i = begin; i < end; ++i) {
-      state = state * 1664525u + 1013904223u;
-      const float value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
-      if (dtype_ == DType::bf16) {
-        store(all.data<bf16>()[i], value);
-      } else {
-        all.data<float>()[i] = value;
+  parallel_for((to.numel() + kGrain - 1) / kGrain, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t grain = begin; grain < end; ++grain) {
+      auto state = static_cast<std::uint32_t>(grain * kGrain) * 2654435761u + 1;
+      for (std::int64_t i = grain * kGrain; i < std::min(to.numel(), (grain + 1) * kGrain); ++i) {
+        state = state * 1664525u + 1013904223u;
+        const float value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+        if (to.dtype() == DType::bf16) {
+          store(to.data<bf16>()[i], value);
+        } else {
+          to.data<float>()[i] = value;
+        }
       }
     }
   });
+}
+
+RandomMemory::RandomMemory(std::int64_t numel, DType dtype) : dtype_(dtype) {
+  const std::int64_t bytes = numel * size_bytes(dtype);
+  arena_ = Arena(kDevice, bytes, bytes);
+  fill_random(tensor({numel}));
 }
 
 Tensor RandomMemory::tensor(const Shape& shape) const {

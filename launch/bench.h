@@ -15,6 +15,7 @@ namespace strata::launch {
 
 // What can be timed, one function a file. Each takes the words behind its name.
 int bench_step(Words words);
+int bench_optim(Words words);
 
 /// What the timed program runs on: processor, threads, instruction set, matrix library.
 nlohmann::json machine_json();
@@ -26,6 +27,9 @@ double median(std::vector<double> values);
 double seconds_of(const std::function<void()>& work);
 /// Least of `repeats` timings, after one run that is not timed.
 double best_seconds(int repeats, const std::function<void()>& work);
+
+/// Random numbers in [-1/2, 1/2), the same for every number of threads. f32 or bf16.
+void fill_random(const Tensor& to);
 
 /// Memory in huge pages where the system gives them, filled with random numbers in [-1/2, 1/2):
 /// products of zeros run faster than those of a model.

@@ -1,5 +1,6 @@
 #include "core/for_each.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -57,11 +58,19 @@ struct SampleRule {
 
 constexpr std::int64_t kNumel = 5 * kChunk + 123;
 
-std::vector<float> run_rule(Stream& stream) {
-  const Tensor w = tests::random_values(DType::f32, kNumel, 1);
-  const Tensor m = tests::random_values(DType::f32, kNumel, 2);
-  const Tensor v = tests::random_values(DType::f32, kNumel, 3);
-  const Tensor g = tests::random_values(DType::f32, kNumel, 4);
+/// Weights and both moments after one step. `shift`: elements by which each array starts later than
+/// a cache line, another for each.
+std::vector<float> run_rule(Stream& stream, std::int64_t shift = 0) {
+  std::vector<Tensor> memory;
+  const auto values = [&](std::uint64_t seed) {
+    const Tensor from = tests::random_values(DType::f32, kNumel, seed);
+    const auto begin = shift * static_cast<std::int64_t>(seed);
+    memory.push_back(Tensor::zeros(DType::f32, {kNumel + begin}));
+    float* const to = memory.back().data<float>() + begin;
+    std::copy(from.data<float>(), from.data<float>() + kNumel, to);
+    return Tensor(reinterpret_cast<std::byte*>(to), DType::f32, {kNumel});
+  };
+  const Tensor w = values(1), m = values(2), v = values(3), g = values(4);
   for (std::int64_t i = 0; i < kNumel; ++i) {
     v.data<float>()[i] = std::abs(v.data<float>()[i]);
   }
@@ -93,6 +102,19 @@ TEST(ForEach, GivesTheSameBytesOnEveryLevelThreadCountAndLane) {
     const std::vector<float> got = run_rule(runtime(DeviceKind::cpu).stream(Lane::update));
     EXPECT_EQ(std::memcmp(got.data(), reference.data(), got.size() * sizeof(float)), 0)
         << cpu::to_string(level) << " on the update lane";
+  }
+}
+
+TEST(ForEach, GivesTheSameBytesWhereverItsArraysStart) {
+  const KeepsSettings keeps;
+  const std::vector<float> reference = run_rule(compute_stream());
+  for (const cpu::IsaLevel level : machine_levels()) {
+    cpu::force_isa_level(level);
+    for (const std::int64_t shift : {1, 3, 4}) {
+      const std::vector<float> got = run_rule(compute_stream(), shift);
+      EXPECT_EQ(std::memcmp(got.data(), reference.data(), got.size() * sizeof(float)), 0)
+          << cpu::to_string(level) << " starting " << shift << " elements later";
+    }
   }
 }
 

@@ -78,6 +78,60 @@ TEST(Bench, TimesByOpFitIntoTimesByPhase) {
   EXPECT_LT(phases, 2e3 * r["step_seconds"]["max"].get<double>());
 }
 
+json bench_update(const char* method, const char* dtype, const char* params) {
+  const CommandEnd end = run_command({"bench",
+                                      "optim",
+                                      "--method",
+                                      method,
+                                      "--dtype",
+                                      dtype,
+                                      "--params",
+                                      params,
+                                      "--repeats",
+                                      "1",
+                                      "--json"});
+  EXPECT_EQ(end.exit_code, 0) << end.text();
+  return end.exit_code == 0 ? json::parse(end.out) : json();
+}
+
+TEST(Bench, AnUpdateIsMeasuredAgainstACopy) {
+  // One matrix of 4096 x 1024, one of three rows, one vector of five.
+  const char* const params = "4197381";
+  const struct {
+    const char *method, *dtype;
+    double bytes;  // gradient 4, weights 8, moments 8 each, working copy 2
+  } cases[] = {{"adamw", "f32", 28}, {"adamw", "bf16", 30}, {"sgd", "f32", 12}};
+  for (const auto& c : cases) {
+    const json r = bench_update(c.method, c.dtype, params);
+    ASSERT_TRUE(r.is_object());
+    EXPECT_EQ(r["method"], c.method);
+    EXPECT_EQ(r["dtype"], c.dtype);
+    EXPECT_EQ(r["params"], 4197381);
+    EXPECT_EQ(r["repeats"], 1);
+    EXPECT_DOUBLE_EQ(r["bytes_per_param"].get<double>(), c.bytes);
+    const double ns = r["ns_per_param"], rate = r["gigabytes_per_second"];
+    const double copy = r["copy_gigabytes_per_second"], seconds = r["update_seconds"]["median"];
+    EXPECT_GT(ns, 0);
+    EXPECT_NEAR(seconds * 1e9 / 4197381 / ns, 1, 1e-9);
+    EXPECT_NEAR(ns * rate / c.bytes, 1, 1e-9);
+    EXPECT_NEAR(r["fraction_of_copy_bandwidth"].get<double>() * copy / rate, 1, 1e-9);
+    EXPECT_GT(r["norm_gigabytes_per_second"].get<double>(), 0);
+    EXPECT_GT(r["norm_fraction_of_copy_bandwidth"].get<double>(), 0);
+    EXPECT_GE(r["machine"]["threads"].get<int>(), 1);
+  }
+}
+
+TEST(Bench, AnUpdateOfFewParametersIsTimedToo) {
+  EXPECT_DOUBLE_EQ(bench_update("adamw", "f32", "1")["bytes_per_param"].get<double>(), 28);
+}
+
+TEST(Bench, AnUpdateThatDoesNotFitIsRefused) {
+  const CommandEnd end = run_command({"bench", "optim", "--params", "1000000000000"});
+  EXPECT_EQ(end.exit_code, 3) << end.text();
+  EXPECT_NE(end.err.find("lower --params"), std::string::npos) << end.text();
+  EXPECT_EQ(end.out, "");
+}
+
 TEST(Bench, WrongWordsAreAnswered) {
   const auto expect = [](std::vector<std::string> words, const std::string& needed) {
     const CommandEnd end = run_command(std::move(words));
@@ -92,6 +146,12 @@ TEST(Bench, WrongWordsAreAnswered) {
   expect({"bench", "step", "--batch", "0"}, "--batch needs 1 to");
   expect({"bench", "step", "--seq", "2000"}, "--seq needs 1 to 1024, got 2000");
   expect({"bench", "step", "--model", "tiny-gpt2", "--method", "adamv"}, "adamw");
+  expect({"bench", "optin"}, "did you mean 'optim'");
+  expect({"bench", "optim", "--method", "adamv"}, "did you mean 'adamw'");
+  expect({"bench", "optim", "--dtype", "f64"}, "bench optim: --dtype needs f32 or bf16, got 'f64'");
+  expect({"bench", "optim", "--params", "0"}, "--params needs 1 to");
+  expect({"bench", "optim", "--params", "1e8"}, "--params");
+  expect({"bench", "optim", "--repeats", "0"}, "--repeats needs 1 to");
 }
 
 }  // namespace

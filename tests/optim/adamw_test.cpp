@@ -1,6 +1,9 @@
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <string_view>
 
 #include <gtest/gtest.h>
 
@@ -88,21 +91,77 @@ TEST(AdamW, SlowThousandStepsOfManyElementsStayNearFloat64) {
   stay_near_float64("pytorch", AdamWReference::Family::pytorch, 100'003);
 }
 
+/// Weights, state and bf16 copy after some steps, under every level and number of threads.
+void expect_same_bytes_every_way(const char* family,
+                                 const std::vector<float>& start,
+                                 const std::vector<float>& g,
+                                 int steps) {
+  std::vector<float> first;
+  std::vector<bf16> first_working;
+  for_every_way_to_run([&] {
+    MethodHarness<float> run("adamw", {{"family", family}}, start);
+    run.keep_working_copy();
+    for (int t = 0; t < steps; ++t) {
+      run.step(g, 1e-3, 0.7f);
+    }
+    const std::vector<float> now = run.everything();
+    const std::vector<bf16> working(run.working().begin(), run.working().end());
+    if (first.empty()) {
+      first = now;
+      first_working = working;
+    }
+    ASSERT_EQ(std::memcmp(now.data(), first.data(), now.size() * sizeof(float)), 0) << family;
+    ASSERT_EQ(std::memcmp(working.data(), first_working.data(), working.size() * sizeof(bf16)), 0)
+        << family;
+  });
+}
+
 TEST(AdamW, BytesDoNotDependOnThreadsOrInstructionSet) {
   const std::vector<float> start = noise(3 * 4096 + 37, 3), g = noise(start.size(), 4, 1e-2f);
   for (const char* family : {"pytorch", "bnb", "hf"}) {
-    std::vector<float> first;
-    for_every_way_to_run([&] {
-      MethodHarness<float> run("adamw", {{"family", family}}, start);
-      run.keep_working_copy();
-      for (int t = 0; t < 5; ++t) {
-        run.step(g, 1e-3, 0.7f);
-      }
-      const std::vector<float> now = run.everything();
-      first = first.empty() ? now : first;
-      ASSERT_EQ(std::memcmp(now.data(), first.data(), now.size() * sizeof(float)), 0) << family;
-    });
+    expect_same_bytes_every_way(family, start, g, 5);
   }
+}
+
+TEST(AdamW, BytesOfManyElementsDoNotDependOnThreadsOrInstructionSet) {
+  // Weights and state are larger than a second-level cache.
+  const std::vector<float> start = noise(200 * 4096 + 5, 3), g = noise(start.size(), 4, 1e-2f);
+  expect_same_bytes_every_way("pytorch", start, g, 1);
+}
+
+/// Least time of a step on values that a cache holds.
+double seconds_at(cpu::IsaLevel level, const char* working) {
+  cpu::force_isa_level(level);
+  const std::vector<float> g = noise(1 << 14, 2);
+  MethodHarness<float> run("adamw", {}, noise(g.size(), 1));
+  if (std::string_view(working) == "bf16") {
+    run.keep_working_copy();
+  }
+  double least = 1;
+  for (int t = 0; t < 500; ++t) {
+    const auto start = std::chrono::steady_clock::now();
+    run.step(g, 1e-3);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    least = std::min(least, taken.count());
+  }
+  return least;
+}
+
+// One element at a time, the step takes six times as long.
+TEST(AdamW, SlowIsVectorisedForEveryLevelWithFma) {
+  const cpu::IsaLevel best = cpu::isa_level();
+  if (best < cpu::IsaLevel::avx512) {
+    GTEST_SKIP() << "needs AVX-512 to compare with";
+  }
+  const int threads = thread_count();
+  set_thread_count(1);
+  for (const char* working : {"none", "bf16"}) {
+    const double narrow = seconds_at(cpu::IsaLevel::avx2, working);
+    const double wide = seconds_at(cpu::IsaLevel::avx512, working);
+    EXPECT_LT(narrow, 4 * wide) << "working copy: " << working;
+  }
+  cpu::force_isa_level(best);
+  set_thread_count(threads);
 }
 
 TEST(AdamW, ZeroLearningRateLeavesWeightsAndMovesMoments) {
