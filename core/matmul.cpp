@@ -7,6 +7,7 @@
 #include "core/cpu/transpose.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
+#include "core/span_log.h"
 
 namespace strata {
 
@@ -33,14 +34,13 @@ std::vector<ProductUse>& uses() {
   return all;
 }
 
-void count_use(const MatmulShape& shape, Accumulate mode) {
+ProductUse& use_of(const MatmulShape& shape, Accumulate mode) {
   for (ProductUse& use : uses()) {
     if (use.shape == shape && use.mode == mode) {
-      ++use.runs;
-      return;
+      return use;
     }
   }
-  uses().push_back({shape, mode, 1});
+  return uses().emplace_back(ProductUse{.shape = shape, .mode = mode});
 }
 
 }  // namespace
@@ -66,8 +66,11 @@ void matmul(const Tensor& C,
     require_operand("the bias", bias, shape.in, shape.n);
   }
   STRATA_ASSERT(stream.lane() == Lane::compute);
-  count_use(shape, mode);
+  const std::int64_t start = steady_now_ns();
   cpu::product({C.bytes(), A.bytes(), B.bytes(), bias.bytes()}, shape, mode, scratch);
+  ProductUse& use = use_of(shape, mode);
+  ++use.runs;
+  use.nanoseconds += steady_now_ns() - start;
 }
 
 void transpose(

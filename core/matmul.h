@@ -49,11 +49,11 @@ void matmul(const Tensor& C,
             Stream& stream,
             const Tensor& bias = {});
 
-/// A product and how often matmul() has run it on this thread.
+/// A product, how often matmul() has run it on this thread, and how long that took.
 struct ProductUse {
   MatmulShape shape;
   Accumulate mode = Accumulate::overwrite;
-  std::int64_t runs = 0;
+  std::int64_t runs = 0, nanoseconds = 0;
 };
 /// Every product prepared on this thread so far, for benchmarks: the difference of two calls is
 /// what ran in between.

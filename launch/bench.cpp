@@ -110,6 +110,10 @@ Tensor RandomMemory::tensor(const Shape& shape) const {
   return {arena_.range(0, shape.numel() * size_bytes(dtype_)).data(), dtype_, shape};
 }
 
+double product_flops(const MatmulShape& s) {
+  return 2.0 * static_cast<double>(s.batch * s.m) * static_cast<double>(s.n * s.k);
+}
+
 ProductRate product_rate(std::span<const ProductUse> uses) {
   constexpr int kRepeats = 5;
   ProductRate rate;
@@ -130,8 +134,9 @@ ProductRate product_rate(std::span<const ProductUse> uses) {
              s.bias ? bias.tensor({s.n}) : Tensor());
     });
     const auto runs = static_cast<double>(use.runs);
+    rate.best.push_back(best);
     rate.seconds += runs * best;
-    rate.flops += runs * 2.0 * static_cast<double>(s.batch * s.m) * static_cast<double>(s.n * s.k);
+    rate.flops += runs * product_flops(s);
   }
   return rate;
 }

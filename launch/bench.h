@@ -46,10 +46,12 @@ class RandomMemory {
 
 /// What the products of a step cost when each is run alone.
 struct ProductRate {
-  double flops = 0;    // multiply-adds counted twice
-  double seconds = 0;  // sum over the products of the best of five times of each
+  double flops = 0;          // multiply-adds counted twice
+  double seconds = 0;        // sum over the products of the best of five times of each
+  std::vector<double> best;  // seconds of one run, by product
   double gflops() const { return flops / seconds * 1e-9; }
 };
+double product_flops(const MatmulShape& shape);
 /// Times each product in the form in which the step uses it, as often as it does.
 ProductRate product_rate(std::span<const ProductUse> uses);
 

@@ -85,6 +85,7 @@ std::vector<ProductUse> difference(std::vector<ProductUse> after,
                                    const std::vector<ProductUse>& before) {
   for (std::size_t i = 0; i < before.size(); ++i) {  // counts are kept in one order
     after[i].runs -= before[i].runs;
+    after[i].nanoseconds -= before[i].nanoseconds;
   }
   std::erase_if(after, [](const ProductUse& use) { return use.runs == 0; });
   return after;
@@ -104,6 +105,31 @@ json times_by_name(const SpanLog& log, Span::Kind kind, std::int64_t steps) {
     }
   }
   return ms;
+}
+
+/// Each product of a step: how fast inside the step, and how fast alone.
+json products_json(std::span<const ProductUse> in_steps,
+                   const ProductRate& alone,
+                   std::int64_t steps) {
+  json list = json::array();
+  for (std::size_t i = 0; i < in_steps.size(); ++i) {
+    const ProductUse& use = in_steps[i];
+    const MatmulShape& s = use.shape;
+    const double flops = product_flops(s);
+    const auto runs = static_cast<double>(use.runs);
+    const auto ns = static_cast<double>(use.nanoseconds);
+    list.push_back({{"m", s.m},
+                    {"n", s.n},
+                    {"k", s.k},
+                    {"form", s.form == MatmulForm::ab ? "ab" : "abt"},
+                    {"out", std::string(to_string(s.out))},
+                    {"accumulate", use.mode == Accumulate::add},
+                    {"runs_per_step", runs / static_cast<double>(steps)},
+                    {"ms_per_step", ns * 1e-6 / static_cast<double>(steps)},
+                    {"step_gflops", runs * flops / ns},
+                    {"alone_gflops", flops / alone.best[i] * 1e-9}});
+  }
+  return list;
 }
 
 std::int64_t page_faults() {
@@ -151,6 +177,7 @@ json StepBench::run() {
   static_assert(kWarmUp == 2);
   const ResidentSet resident = resident_set();  // before the products take memory of their own
   const double rate_before = product_rate(products).gflops();
+  const std::vector<ProductUse> counted = product_uses();
   constexpr std::size_t kSpansAStep = 1 << 16;
   SpanLog log(kSpansAStep * static_cast<std::size_t>(steps_));
   scalars_.inputs.spans = &log;
@@ -160,6 +187,7 @@ json StepBench::run() {
     seconds.push_back(seconds_of([&] { step(); }));
   }
   const std::int64_t new_faults = page_faults() - faults;
+  const std::vector<ProductUse> in_steps = difference(product_uses(), counted);
   const ProductRate after = product_rate(products);
   const double gemm = (rate_before + after.gflops()) / 2;
   const double middle = median(seconds);
@@ -179,6 +207,7 @@ json StepBench::run() {
           {"page_faults_per_step", static_cast<double>(new_faults) / static_cast<double>(steps_)},
           {"phase_ms", times_by_name(log, Span::Kind::instruction, steps_)},
           {"op_ms", times_by_name(log, Span::Kind::op, steps_)},
+          {"products", products_json(in_steps, after, steps_)},
           {"spans_lost", log.lost()},
           {"loss", scalars_.loss}};
 }
@@ -219,6 +248,21 @@ void print_report(const json& r) {
               offload::bytes_text(r["peak_rss_bytes"].get<std::int64_t>()).c_str());
   print_times("by phase", r["phase_ms"]);
   print_times("by op", r["op_ms"]);
+  std::printf("products (m x n x k), in the step and alone\n");
+  for (const json& p : r["products"]) {
+    std::printf(
+        "  %6lld x %6lld x %6lld %-3s %4s%s %6.1f times %9.2f ms %7.1f GFLOP/s %7.1f alone\n",
+        static_cast<long long>(p["m"].get<std::int64_t>()),
+        static_cast<long long>(p["n"].get<std::int64_t>()),
+        static_cast<long long>(p["k"].get<std::int64_t>()),
+        p["form"].get<std::string>().c_str(),
+        p["out"].get<std::string>().c_str(),
+        p["accumulate"].get<bool>() ? "+=" : "= ",
+        p["runs_per_step"].get<double>(),
+        p["ms_per_step"].get<double>(),
+        p["step_gflops"].get<double>(),
+        p["alone_gflops"].get<double>());
+  }
 }
 
 }  // namespace
