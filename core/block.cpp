@@ -24,8 +24,36 @@ Span op_span(const Node& node, std::string_view direction, const RunContext& run
       .name = node.op, .direction = direction, .block = run.block, .micro_batch = run.micro_batch};
 }
 
-bool uses(const Node& node, Value v) {
-  return std::find(node.in.begin(), node.in.end(), v) != node.in.end();
+/// The value itself, or the one whose columns it shows: what has bytes.
+Value owner(const Graph& graph, Value v) {
+  const ValueInfo& info = graph.info(v);
+  return info.kind == ValueKind::columns ? info.of : v;
+}
+
+/// Whether the node reads the value or columns of it.
+bool uses(const Graph& graph, const Node& node, Value v) {
+  return std::any_of(
+      node.in.begin(), node.in.end(), [&](Value in) { return owner(graph, in) == v; });
+}
+
+/// What is seen through columns is seen through them alone, and every column once: so each gradient
+/// begins with an overwrite and none is left out.
+void require_columns_cover(const Graph& graph, Value v) {
+  std::vector<int> seen(static_cast<std::size_t>(graph.shape(v).back()));
+  bool any = false;
+  for (const ValueInfo& info : graph.values()) {
+    if (info.kind == ValueKind::columns && info.of == v) {
+      any = true;
+      for (std::int64_t c = 0; c < info.shape.back(); ++c) {
+        ++seen[static_cast<std::size_t>(info.first_column + c)];
+      }
+    }
+  }
+  const auto reads = [&](const Node& n) {
+    return std::find(n.in.begin(), n.in.end(), v) != n.in.end();
+  };
+  STRATA_ASSERT(!any || std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+  STRATA_ASSERT(!any || std::none_of(graph.nodes().begin(), graph.nodes().end(), reads));
 }
 
 }  // namespace
@@ -49,6 +77,9 @@ BlockProgram::BlockProgram(
   for (const Node& node : graph_.nodes()) {
     flops_ += node.flops;
   }
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    require_columns_cover(graph_, {id});
+  }
   output_bytes_ = ends_in_loss_ ? 0 : value_bytes(graph_.info(output_));
   values_.resize(graph_.values().size());
   place_forward();
@@ -64,7 +95,7 @@ bool BlockProgram::kept(Value v) const {
   }
   const auto marked = [&](const std::vector<Value>& operands, std::uint32_t mask) {
     for (std::size_t i = 0; i < operands.size(); ++i) {
-      if (operands[i] == v && (mask >> i & 1u) != 0) {
+      if (owner(graph_, operands[i]) == v && (mask >> i & 1u) != 0) {
         return true;
       }
     }
@@ -83,6 +114,9 @@ void BlockProgram::place_forward() {
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     const Value v{id};
     const ValueInfo& info = graph_.info(v);
+    if (info.kind == ValueKind::columns) {
+      continue;  // bound where its owner is
+    }
     if (info.kind == ValueKind::param) {
       value_place_[index(v)] = {Region::param, info.param};
     } else if (v == input_) {
@@ -98,7 +132,7 @@ void BlockProgram::place_forward() {
         if (std::find(nodes[n].out.begin(), nodes[n].out.end(), v) != nodes[n].out.end()) {
           live = {static_cast<std::int64_t>(n), static_cast<std::int64_t>(n) + 1};
         }
-        if (uses(nodes[n], v)) {
+        if (uses(graph_, nodes[n], v)) {
           live.end = static_cast<std::int64_t>(n) + 1;
         }
       }
@@ -134,12 +168,17 @@ void BlockProgram::place_backward() {
     std::int64_t producer = -1;
     for (std::int64_t n = 0; n < N; ++n) {
       const Node& node = nodes[static_cast<std::size_t>(n)];
-      if (uses(node, v)) {
+      const auto reads = [&](Value in) { return in == v || owner(graph_, in) == v; };
+      if (std::any_of(node.in.begin(), node.in.end(), reads)) {
         first_grad_node_[index(v)] = static_cast<int>(n);
       }
       if (std::find(node.out.begin(), node.out.end(), v) != node.out.end()) {
         producer = n;
       }
+    }
+    if (info.kind == ValueKind::columns) {
+      STRATA_ASSERT(first_grad_node_[index(v)] >= 0);
+      continue;  // bound where its owner's is
     }
     if (v == output_) {
       grad_place_[index(v)].region = Region::output;
@@ -180,12 +219,18 @@ std::vector<BlockProgram::Slot> BlockProgram::slots() const {
   return slots;
 }
 
+/// `places`: of values or of gradients.
 Tensor BlockProgram::bind(Value v,
-                          const Place& place,
+                          std::span<const Place> places,
                           const Bytes& bytes,
                           std::span<std::byte> input,
                           std::span<std::byte> output) const {
   const ValueInfo& info = graph_.info(v);
+  if (info.kind == ValueKind::columns) {
+    return bind(info.of, places, bytes, input, output)
+        .columns(info.first_column, info.first_column + info.shape.back());
+  }
+  const Place& place = places[index(v)];
   const auto view = [&](std::span<std::byte> from, std::int64_t offset) {
     if (from.empty()) {
       return Tensor();
@@ -213,7 +258,7 @@ Tensor BlockProgram::bind(Value v,
 
 void BlockProgram::bind_values(const Bytes& bytes) const {
   for (std::size_t id = 0; id < values_.size(); ++id) {
-    values_[id] = bind({static_cast<int>(id)}, value_place_[id], bytes, bytes.input, bytes.output);
+    values_[id] = bind({static_cast<int>(id)}, value_place_, bytes, bytes.input, bytes.output);
   }
 }
 
@@ -244,7 +289,7 @@ void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
 
 GradSink BlockProgram::sink(Value v, std::size_t node, const Bytes& bytes) const {
   const Place& place = grad_place_[index(v)];
-  if (place.region == Region::none) {
+  if (grad_place_[index(owner(graph_, v))].region == Region::none) {
     return {};
   }
   const bool first = first_grad_node_[index(v)] == static_cast<int>(node);
@@ -255,7 +300,7 @@ GradSink BlockProgram::sink(Value v, std::size_t node, const Bytes& bytes) const
     }
     return to;
   }
-  return {bind(v, place, bytes, bytes.input_grad, bytes.output_grad),
+  return {bind(v, grad_place_, bytes, bytes.input_grad, bytes.output_grad),
           first ? Accumulate::overwrite : Accumulate::add};
 }
 
@@ -276,7 +321,7 @@ void BlockProgram::run_node_backward(std::size_t n,
     const Value v = node.out[i];
     const bool keeps = (node.keeps_out >> i & 1u) != 0;
     out_.push_back(keeps ? values_[index(v)] : Tensor());
-    grad_out_.push_back(bind(v, grad_place_[index(v)], bytes, bytes.input_grad, bytes.output_grad));
+    grad_out_.push_back(bind(v, grad_place_, bytes, bytes.input_grad, bytes.output_grad));
   }
   const auto scratch =
       bytes.workspace.subspan(static_cast<std::size_t>(backward_scratch_[n]),

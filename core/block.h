@@ -85,7 +85,7 @@ class BlockProgram {
   void place_forward();
   void place_backward();
   Tensor bind(Value v,
-              const Place& place,
+              std::span<const Place> places,
               const Bytes& bytes,
               std::span<std::byte> input,
               std::span<std::byte> output) const;

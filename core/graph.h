@@ -74,10 +74,12 @@ struct Node {
   bool is_loss = false;
 };
 
-enum class ValueKind : std::uint8_t { input, param, result };
+enum class ValueKind : std::uint8_t { input, param, result, columns };
 struct ValueInfo {
   ValueKind kind = ValueKind::result;
-  int param = -1;  // index into params, then borrows, of the block
+  int param = -1;                 // index into params, then borrows, of the block
+  Value of = {};                  // columns: the result that they belong to
+  std::int64_t first_column = 0;  // columns: of that result's last axis
   DType dtype = DType::f32;
   Shape shape;
   std::string name;  // activation slot name: "norm1", "qkv"; empty: the op's name and the id
@@ -97,6 +99,10 @@ class Graph {
   Value add_input(Shape shape);                    // the block's input, (B, T, C)
   Value add_param(int index, const Shape& shape);  // in declaration order, borrows last
   Value add_result(DType dtype, Shape shape, std::string name = {});
+  /// Columns [first, first + width) of the last axis of a result: a view, no bytes of its own. A
+  /// result that is seen through columns is read and given gradients through them alone, and they
+  /// cover it once.
+  Value add_columns(Value of, std::int64_t first, std::int64_t width);
   void add_node(Node node);
   /// A number for each random site of a block, in order of calls.
   int next_site() { return sites_++; }

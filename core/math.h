@@ -20,7 +20,8 @@ STRATA_HD inline double fma_(double a, double b, double c) {
 
 /// e^x. Relative error <= 2 ulp on [-87, 88]; 0 below -87.3, +inf above 88.7.
 STRATA_HD float exp_(float x);
-/// exp_ where x <= 1, as in a softmax: the same bits, without the care for overflow.
+/// exp_ where x <= 88, as in a softmax or behind a bound: the same bits, without the care for
+/// overflow.
 STRATA_HD float exp_softmax(float x);
 /// Hyperbolic tangent; absolute error <= 2e-7.
 STRATA_HD float tanh_(float x);

@@ -1,5 +1,7 @@
 #include "core/cpu/activation.h"
 
+#include <algorithm>
+
 #include "core/cpu/lanes.h"
 #include "core/cpu/simd.h"
 #include "core/for_each.h"
@@ -10,21 +12,30 @@ namespace strata::cpu {
 
 namespace {
 
-constexpr float kSqrt2OverPi = 0.797884561f, kCubic = 0.044715f;
+constexpr std::int64_t kSpan = 256;  // elements whose sigmoid is kept for a second use
+
+/// 1 / (1 + e^-x). The bound keeps e^-x a number that exp_softmax knows; beyond it the result is 0
+/// to 34 digits.
+inline float sigmoid(float x) {
+  constexpr float kMost = 80.f;
+  return 1.f / (1.f + exp_softmax(x > -kMost ? -x : kMost));
+}
+
+// 1/2 (1 + tanh(u)) = sigmoid(2 u): one exponential and one division.
+constexpr float kTwoSqrt2OverPi = 1.595769122f, kCubic = 0.044715f;
+
+inline float gelu_share(float x) {
+  return sigmoid(kTwoSqrt2OverPi * fma_(kCubic * x * x, x, x));
+}
 
 inline float gelu_tanh(float x) {
-  const float t = tanh_(kSqrt2OverPi * fma_(kCubic * x * x, x, x));
-  return 0.5f * x * (1.f + t);
+  return x * gelu_share(x);
 }
 
 inline float gelu_tanh_derivative(float x) {
-  const float t = tanh_(kSqrt2OverPi * fma_(kCubic * x * x, x, x));
-  const float inner = kSqrt2OverPi * fma_(3.f * kCubic * x, x, 1.f);
-  return fma_(0.5f * x * fma_(-t, t, 1.f), inner, 0.5f * (1.f + t));
-}
-
-inline float sigmoid(float x) {
-  return 1.f / (1.f + exp_(-x));
+  const float s = gelu_share(x);
+  const float inner = kTwoSqrt2OverPi * fma_(3.f * kCubic * x, x, 1.f);
+  return fma_(x * s * (1.f - s), inner, s);
 }
 
 /// to[i] = term(i) on all threads, for i in [0, to.numel()).
@@ -36,6 +47,33 @@ void put_all(const Tensor& to, Accumulate mode, const Term& term) {
       put(out + begin, end - begin, mode == Accumulate::add, [&](std::int64_t i) {
         return term(begin + i);
       });
+    });
+  });
+}
+
+/// Both gradients of swiglu in one pass: the exponential is what costs.
+template <class T, class Gate, class Up>
+void put_both(const GradSink& dgate,
+              const GradSink& dup,
+              const T* gate,
+              const Gate& gate_term,
+              const Up& up_term) {
+  T* const to_gate = dgate.tensor.data<T>();
+  T* const to_up = dup.tensor.data<T>();
+  const bool add_gate = dgate.mode == Accumulate::add, add_up = dup.mode == Accumulate::add;
+  parallel_for(dgate.tensor.numel(), kChunk, [&](std::int64_t begin, std::int64_t end) {
+    simd([&] {
+      float share[kSpan];
+      for (std::int64_t at = begin; at < end; at += kSpan) {
+        const std::int64_t n = std::min(kSpan, end - at);
+        put(share, n, false, [&](std::int64_t i) { return sigmoid(load(gate[at + i])); });
+        put(to_gate + at, n, add_gate, [&](std::int64_t i) {
+          return gate_term(load(gate[at + i]), share[i], at + i);
+        });
+        put(to_up + at, n, add_up, [&](std::int64_t i) {
+          return up_term(load(gate[at + i]), share[i], at + i);
+        });
+      }
     });
   });
 }
@@ -79,17 +117,24 @@ void swiglu_backward(const GradSink& dgate,
   visit_storage(dy.dtype(), [&](auto storage) {
     using T = decltype(storage);
     const T *const a = gate.data<T>(), *const b = up.data<T>(), *const g = dy.data<T>();
-    if (dgate) {
-      put_all<T>(dgate.tensor, dgate.mode, [=](std::int64_t i) {
-        const float x = load(a[i]), s = sigmoid(x);
-        return load(g[i]) * load(b[i]) * (s * fma_(x, 1.f - s, 1.f));
+    const auto gate_term = [=](float x, float s, std::int64_t i) {
+      return load(g[i]) * load(b[i]) * (s * fma_(x, 1.f - s, 1.f));
+    };
+    const auto up_term = [=](float x, float s, std::int64_t i) { return load(g[i]) * (x * s); };
+    if (dgate && dup) {
+      return put_both(dgate, dup, a, gate_term, up_term);
+    }
+    const auto put_one = [&](const GradSink& sink, const auto& term) {
+      put_all<T>(sink.tensor, sink.mode, [=](std::int64_t i) {
+        const float x = load(a[i]);
+        return term(x, sigmoid(x), i);
       });
+    };
+    if (dgate) {
+      put_one(dgate, gate_term);
     }
     if (dup) {
-      put_all<T>(dup.tensor, dup.mode, [=](std::int64_t i) {
-        const float x = load(a[i]);
-        return load(g[i]) * (x * sigmoid(x));
-      });
+      put_one(dup, up_term);
     }
   });
 }

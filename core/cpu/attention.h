@@ -43,8 +43,4 @@ void attention_backward(const GradSink& dq,
                         const AttentionDims& dims,
                         std::span<std::byte> scratch);
 
-/// out[i] = the columns of x that belong to it.
-void split_forward(std::span<const Tensor> out, const Tensor& x);
-void split_backward(const GradSink& dx, std::span<const Tensor> grad_out);
-
 }  // namespace strata::cpu

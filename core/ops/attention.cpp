@@ -30,7 +30,7 @@ void check_documents(const Tensor& documents, std::int64_t B, std::int64_t T) {
 cpu::AttentionDims check_operands(
     const Graph& graph, Value q, Value k, Value v, std::int64_t H, std::int64_t K) {
   for (const Value x : {q, k, v}) {
-    check_activation(graph, "attention", x);
+    check_activation(graph, "attention", x, Columns::allowed);
   }
   const std::int64_t B = graph.B(), T = graph.T(), width = graph.shape(q).back();
   const bool heads = H > 0 && K > 0 && H % K == 0 && width % H == 0;
@@ -92,36 +92,18 @@ Value attention(Graph& graph, Value q, Value k, Value v, std::int64_t H, std::in
 
 std::vector<Value> split(Graph& graph, Value x, std::span<const std::int64_t> widths) {
   check_activation(graph, "split", x);
-  Shape shape = graph.shape(x);
-  check_shapes(graph,
-               "split",
-               std::accumulate(widths.begin(), widths.end(), std::int64_t{0}) == shape.back(),
-               "x (..., sum of the widths)",
-               {x});
-  Node node;
-  node.op = "split";
-  node.in = {x};
+  check_shapes(
+      graph,
+      "split",
+      std::accumulate(widths.begin(), widths.end(), std::int64_t{0}) == graph.shape(x).back(),
+      "x (..., sum of the widths)",
+      {x});
+  std::vector<Value> parts;
+  std::int64_t first = 0;
   for (const std::int64_t width : widths) {
-    shape[shape.rank() - 1] = width;
-    node.out.push_back(graph.add_result(graph.dtype(), shape));
+    parts.push_back(graph.add_columns(x, first, width));
+    first += width;
   }
-  node.forward = [](const ForwardArgs& a) {
-    if (a.in[0].on(DeviceKind::cpu)) {
-      return cpu::split_forward(a.out, a.in[0]);
-    }
-    no_kernel("split", a.in[0].device());
-  };
-  node.backward = [](const BackwardArgs& a) {
-    const Tensor& dy = a.grad_out[0];
-    if (!dy.on(DeviceKind::cpu)) {
-      no_kernel("split", dy.device());
-    }
-    if (a.grad_in[0]) {
-      cpu::split_backward(a.grad_in[0], a.grad_out);
-    }
-  };
-  std::vector<Value> parts = node.out;
-  graph.add_node(std::move(node));
   return parts;
 }
 

@@ -10,8 +10,8 @@ namespace strata {
 /// whole (sequence, key head) pairs. Dao, FlashAttention-2, 2023; Ainslie et al., GQA, 2023.
 Value attention(Graph& graph, Value q, Value k, Value v, std::int64_t H, std::int64_t K);
 
-/// Splits the last axis: x (B, T, sum of widths) into tensors of the widths given (GPT-2's fused
-/// qkv).
+/// Splits the last axis: x (B, T, sum of widths) seen as tensors of the widths given (GPT-2's fused
+/// qkv). Views: nothing is copied, and only ops that say so take them.
 std::vector<Value> split(Graph& graph, Value x, std::span<const std::int64_t> widths);
 
 }  // namespace strata

@@ -50,8 +50,12 @@ void check_shapes(const Graph& graph,
   throw Error(Errc::internal, message);
 }
 
-void check_activation(const Graph& graph, std::string_view op, Value v) {
+void check_activation(const Graph& graph, std::string_view op, Value v, Columns columns) {
   check_kind(graph, op, v, false);
+  if (graph.info(v).kind == ValueKind::columns && columns == Columns::refused) {
+    throw Error(Errc::internal,
+                fmt::format("{}: whole rows needed, got columns of a wider value", op));
+  }
 }
 
 void check_param(const Graph& graph, std::string_view op, Value v) {

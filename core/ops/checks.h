@@ -17,8 +17,13 @@ void check_shapes(const Graph& graph,
                   bool ok,
                   std::string_view needed,
                   std::initializer_list<Value> got);
+/// Whether an op's kernel takes rows that are not one behind the other.
+enum class Columns : std::uint8_t { refused, allowed };
 /// An input or result in the graph's dtype.
-void check_activation(const Graph& graph, std::string_view op, Value v);
+void check_activation(const Graph& graph,
+                      std::string_view op,
+                      Value v,
+                      Columns columns = Columns::refused);
 /// A parameter: kernels give it an f32 gradient.
 void check_param(const Graph& graph, std::string_view op, Value v);
 

@@ -1,5 +1,6 @@
 #include "core/block.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -50,6 +51,82 @@ class Polynomial final : public Block {
   }
 
  private:
+  BlockSpec spec_;
+};
+
+/// y = 2 * x for rows that need not be one behind the other; its gradient is made from x again.
+Value twice(Graph& g, Value x) {
+  const Value y = g.add_result(DType::f32, g.shape(x));
+  Node node;
+  node.op = "twice";
+  node.in = {x};
+  node.out = {y};
+  node.keeps_in = 1;
+  const auto at = [](const Tensor& t, std::int64_t row, std::int64_t c) -> float& {
+    return t.data<float>()[row * t.strides()[1] + c];
+  };
+  node.forward = [at](const ForwardArgs& f) {
+    for (std::int64_t row = 0; row < 2; ++row) {
+      for (std::int64_t c = 0; c < f.in[0].shape().back(); ++c) {
+        at(f.out[0], row, c) = 2 * at(f.in[0], row, c);
+      }
+    }
+  };
+  node.backward = [at](const BackwardArgs& back) {
+    const GradSink& to = back.grad_in[0];
+    for (std::int64_t row = 0; row < 2; ++row) {
+      for (std::int64_t c = 0; c < to.tensor.shape().back(); ++c) {
+        const float d = 2 * at(back.grad_out[0], row, c) + 0 * at(back.in[0], row, c);
+        float& sum = at(to.tensor, row, c);
+        sum = to.mode == Accumulate::add ? sum + d : d;
+      }
+    }
+  };
+  g.add_node(std::move(node));
+  return y;
+}
+
+/// y = (2 a, 2 b 2 b) where a (1, 2, 1) and b (1, 2, 2) are the columns of x * w; b is read twice.
+class Columned final : public Block {
+ public:
+  Columned() { spec_.params = {{{0, "w", Role::matrix, {1, 2, 3}}, {}}}; }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "columned"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    const Value p = multiply(g, x, params[0]);
+    const Value a = twice(g, g.add_columns(p, 0, 1));
+    const Value columns = g.add_columns(p, 1, 2);
+    const Value b = twice(g, columns), again = twice(g, columns);
+    return join(g, a, multiply(g, b, again));
+  }
+
+ private:
+  /// (1, 2, 1) and (1, 2, 2) side by side.
+  static Value join(Graph& g, Value a, Value b) {
+    const Value y = g.add_result(DType::f32, {1, 2, 3});
+    Node node;
+    node.op = "join";
+    node.in = {a, b};
+    node.out = {y};
+    node.forward = [](const ForwardArgs& f) {
+      for (std::int64_t row = 0; row < 2; ++row) {
+        float* const to = f.out[0].data<float>() + 3 * row;
+        to[0] = f.in[0].data<float>()[row];
+        to[1] = f.in[1].data<float>()[2 * row];
+        to[2] = f.in[1].data<float>()[2 * row + 1];
+      }
+    };
+    node.backward = [](const BackwardArgs& back) {
+      for (std::int64_t row = 0; row < 2; ++row) {
+        const float* const from = back.grad_out[0].data<float>() + 3 * row;
+        back.grad_in[0].tensor.data<float>()[row] = from[0];
+        back.grad_in[1].tensor.data<float>()[2 * row] = from[1];
+        back.grad_in[1].tensor.data<float>()[2 * row + 1] = from[2];
+      }
+    };
+    g.add_node(std::move(node));
+    return y;
+  }
   BlockSpec spec_;
 };
 
@@ -128,6 +205,43 @@ TEST(BlockProgram, KeepsOnlyWhatBackwardReadsAndNothingInEvaluation) {
   EXPECT_EQ(train.saved_bytes(), 3 * 64);
   EXPECT_EQ(evaluate.saved_bytes(), 0);
   EXPECT_LE(evaluate.workspace_bytes(), 3 * 64);
+}
+
+TEST(BlockProgram, ColumnsAreViewsOfTheirOwnerAndOfItsGradient) {
+  const Columned block;
+  const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train);
+  Buffers r(program);
+  for (std::vector<std::byte>* bytes : {&r.saved, &r.workspace}) {
+    std::fill(bytes->begin(), bytes->end(), std::byte{0xff});  // NaN: nothing may be read unwritten
+  }
+  for (int i = 0; i < 6; ++i) {
+    r.x.data<float>()[i] = static_cast<float>(i + 1);
+    r.w.data<float>()[i] = static_cast<float>(7 - i);
+    r.dy.data<float>()[i] = 1.f;
+  }
+  const std::vector<Tensor> params{r.w};
+  const std::vector<GradSink> sinks{{r.dw, Accumulate::overwrite}};
+  const auto bytes_of = [](const Tensor& t) {
+    return std::span<std::byte>{t.bytes(), static_cast<std::size_t>(t.size_bytes())};
+  };
+  const RunContext run{.training = true, .stream = &compute_stream()};
+  const BlockProgram::Bytes bytes{.input = bytes_of(r.x),
+                                  .output = bytes_of(r.y),
+                                  .input_grad = bytes_of(r.dx),
+                                  .output_grad = bytes_of(r.dy),
+                                  .saved = r.saved,
+                                  .workspace = r.workspace,
+                                  .params = params,
+                                  .param_grads = sinks};
+  program.forward(bytes, run);
+  program.backward(bytes, run);
+  for (int i = 0; i < 6; ++i) {
+    const float x = r.x.data<float>()[i], w = r.w.data<float>()[i], p = x * w;
+    const bool first = i % 3 == 0;
+    EXPECT_EQ(r.y.data<float>()[i], first ? 2 * p : 4 * p * p) << i;
+    EXPECT_EQ(r.dx.data<float>()[i], (first ? 2 : 8 * p) * w) << i;
+    EXPECT_EQ(r.dw.data<float>()[i], (first ? 2 : 8 * p) * x) << i;
+  }
 }
 
 }  // namespace

@@ -135,26 +135,6 @@ Reference attention_reference(
   };
 }
 
-Reference split_reference(std::vector<std::int64_t> widths) {
-  return [widths = std::move(widths)](const Arrays& in, const MicroBatch&) {
-    std::int64_t total = 0, first = 0;
-    for (const std::int64_t width : widths) {
-      total += width;
-    }
-    Arrays parts;
-    for (const std::int64_t width : widths) {
-      Array& part = parts.emplace_back();
-      for (std::int64_t i = 0; i < size(in[0]); ++i) {
-        if (i % total >= first && i % total < first + width) {
-          part.push_back(in[0][at(i)]);
-        }
-      }
-      first += width;
-    }
-    return parts;
-  };
-}
-
 Reference gelu_tanh_reference() {
   return [](const Arrays& in, const MicroBatch&) {
     Array y;

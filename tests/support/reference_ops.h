@@ -25,7 +25,6 @@ Reference linear_reference(std::int64_t K, std::int64_t N, WeightLayout layout);
 Reference rope_reference(std::int64_t heads, std::int64_t D, double theta, RopeStyle style);
 Reference attention_reference(
     std::int64_t B, std::int64_t T, std::int64_t H, std::int64_t K, std::int64_t D);
-Reference split_reference(std::vector<std::int64_t> widths);
 Reference gelu_tanh_reference();
 Reference swiglu_reference();
 /// Sum of the operands.

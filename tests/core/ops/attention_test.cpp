@@ -7,6 +7,7 @@
 
 #include "core/cpu/attention.h"
 #include "core/error.h"
+#include "core/ops/activation.h"
 #include "tests/support/jacobian.h"
 
 namespace strata {
@@ -123,18 +124,23 @@ TEST(Attention, RefusesBrokenGroupsAndShapes) {
   EXPECT_THROW(run_op(op), Error);
 }
 
-TEST(Split, MatchesItsFormula) {
-  const std::vector<std::int64_t> widths{5, 1, 11};
-  OpCase op{.B = 3, .T = 13, .record = {}, .reference = {}, .batch = make_batch(3, 13, 9)};
-  op.record = [=](Graph& graph) { split(graph, graph.add_input({3, 13, 17}), widths); };
-  op.reference = split_reference(widths);
-  expect_op_matches_reference(op);
+TEST(Split, GivesViewsThatOnlyOpsTakeWhichSaySo) {
+  Graph graph(2, 3, DType::f32);
+  const std::vector<std::int64_t> widths{4, 2, 2};
+  const Value x = graph.add_result(DType::f32, {2, 3, 8});
+  const std::vector<Value> parts = split(graph, x, widths);
+  ASSERT_EQ(parts.size(), 3U);
+  EXPECT_EQ(graph.shape(parts[0]), Shape({2, 3, 4}));
+  EXPECT_EQ(graph.info(parts[2]).first_column, 6);
+  EXPECT_EQ(graph.info(parts[2]).of, x);
+  EXPECT_NO_THROW(attention(graph, parts[0], parts[1], parts[2], 2, 1));
+  EXPECT_THROW(gelu_tanh(graph, parts[0]), Error);
 }
 
 TEST(Split, RefusesWidthsThatDoNotAddUp) {
   Graph graph(2, 3, DType::f32);
   const std::vector<std::int64_t> widths{5, 1};
-  EXPECT_THROW(split(graph, graph.add_input({2, 3, 7}), widths), Error);
+  EXPECT_THROW(split(graph, graph.add_result(DType::f32, {2, 3, 7}), widths), Error);
 }
 
 }  // namespace
