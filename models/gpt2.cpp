@@ -90,9 +90,13 @@ class Decoder final : public Block {
     const std::vector<Value> qkv = split(graph, affine(norm(x, "norm1"), "qkv"), widths);
     const Value attended =
         named(graph, attention(graph, qkv[0], qkv[1], qkv[2], c_.H, c_.K), "attended");
-    const Value middle = residual_dropout(graph, x, affine(attended, "projected"), c_.dropout);
+    const Value projected = affine(attended, "projected");
+    const Value weight = p.next();
+    const Value bias = p.next_if(c_.bias);
+    const auto [middle, normed2] =
+        residual_layer_norm(graph, x, projected, c_.dropout, weight, bias, c_.norm_eps);
     named(graph, middle, "middle");
-    const Value hidden = affine(norm(middle, "norm2"), "hidden");
+    const Value hidden = affine(named(graph, normed2, "norm2"), "hidden");
     const Value activated = named(graph, gelu_tanh(graph, hidden), "activated");
     return residual_dropout(graph, middle, affine(activated, "contracted"), c_.dropout);
   }

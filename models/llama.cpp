@@ -83,9 +83,11 @@ class Decoder final : public Block {
     const Value k = rotate(project(normed1, "k"), "k_rotated");
     const Value v = project(normed1, "v");
     const Value attended = named(graph, attention(graph, q, k, v, c_.H, c_.K), "attended");
-    const Value middle = residual_dropout(graph, x, project(attended, "projected"), c_.dropout);
+    const Value projected = project(attended, "projected");
+    const auto [middle, normed2] =
+        residual_rms_norm(graph, x, projected, c_.dropout, p.next(), c_.norm_eps);
     named(graph, middle, "middle");
-    const Value normed2 = norm(middle, "norm2");
+    named(graph, normed2, "norm2");
     const Value gate = project(normed2, "gate");
     const Value up = project(normed2, "up");
     const Value gated = named(graph, swiglu(graph, gate, up), "gated");

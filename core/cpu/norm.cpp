@@ -20,14 +20,24 @@ enum class Centre : std::uint8_t { mean, zero };
 
 template <Centre kCentre, class T>
 struct Forward {
-  T* y;
+  T *y, *sum;
   float *mean, *rstd;
-  const T *x, *weight, *bias;
+  const T *x, *branch, *weight, *bias;
   std::int64_t C;
   float eps;
 
+  /// The row that is normed: of x, or of the sum, as it is stored.
+  const T* input_row(std::int64_t r) const {
+    if (branch == nullptr) {
+      return x + r * C;
+    }
+    const T *const a = x + r * C, *const b = branch + r * C;
+    put(sum + r * C, C, false, [=](std::int64_t i) { return load(a[i]) + load(b[i]); });
+    return sum + r * C;
+  }
+
   void row(std::int64_t r) const {
-    const T* const in = x + r * C;
+    const T* const in = input_row(r);
     const auto size = static_cast<float>(C);
     float m = 0.f;
     if constexpr (kCentre == Centre::mean) {
@@ -56,10 +66,10 @@ struct Forward {
 
 template <Centre kCentre, class T>
 struct Backward {
-  T* dx;
-  bool add_dx;
+  T *dx, *dbranch;
+  bool add_dx, add_dbranch;
   float *dweight, *dbias;  // partial sums (chunks, 2, C); dbias may be absent
-  const T *dy, *x, *weight;
+  const T *dy, *dsum, *x, *weight;
   const float *mean, *rstd;
   std::int64_t C;
 
@@ -84,10 +94,29 @@ struct Backward {
         lane_sum(
             C, [=](std::int64_t i) { return load(g[i]) * load(w[i]) * ((load(in[i]) - m) * s); }) /
         size;
-    put(dx + r * C, C, add_dx, [=](std::int64_t i) {
+    const auto through = [=](std::int64_t i) {
       const float normed = (load(in[i]) - m) * s;
       return (fma_(load(g[i]), load(w[i]), -g_mean) - normed * gx_mean) * s;
+    };
+    if (dsum == nullptr) {
+      return put_row(r, through);
+    }
+    const T* const direct = dsum + r * C;
+    put_row(r, [=](std::int64_t i) {
+      T total;  // rounded as the gradient of a stored sum is
+      store(total, load(direct[i]) + through(i));
+      return load(total);
     });
+  }
+
+  template <class Term>
+  void put_row(std::int64_t r, const Term& term) const {
+    if (dx != nullptr) {
+      put(dx + r * C, C, add_dx, term);
+    }
+    if (dbranch != nullptr) {
+      put(dbranch + r * C, C, add_dbranch, term);
+    }
   }
 
   void param_row(std::int64_t chunk, std::int64_t r, bool add) const {
@@ -121,7 +150,7 @@ void run_backward(const Kernel& kernel, std::int64_t rows) {
       for (std::int64_t c = begin; c < end; ++c) {
         const std::int64_t first = c * kRowChunk;
         for (std::int64_t r = first; r < std::min(first + kRowChunk, rows); ++r) {
-          if (kernel.dx != nullptr) {
+          if (kernel.dx != nullptr || kernel.dbranch != nullptr) {
             kernel.input_row(r);
           }
           if (kernel.dweight != nullptr) {
@@ -133,101 +162,92 @@ void run_backward(const Kernel& kernel, std::int64_t rows) {
   });
 }
 
-template <Centre kCentre>
-void backward(const GradSink& dx,
-              const GradSink& dweight,
-              const GradSink& dbias,
-              const Tensor& dy,
-              const Tensor& x,
-              const Tensor& weight,
-              const Tensor& mean,
-              const Tensor& rstd,
-              std::span<std::byte> scratch) {
-  const std::int64_t C = x.shape().back(), rows = x.numel() / C;
-  float* const partials = Scratch(scratch).array<float>(row_chunks(rows) * 2 * C);
-  visit_storage(x.dtype(), [&](auto storage) {
-    using T = decltype(storage);
-    run_backward(Backward<kCentre, T>{dx ? dx.tensor.data<T>() : nullptr,
-                                      dx.mode == Accumulate::add,
-                                      dweight || dbias ? partials : nullptr,
-                                      dbias ? partials + C : nullptr,
-                                      dy.data<T>(),
-                                      x.data<T>(),
-                                      weight.data<T>(),
-                                      mean ? mean.data<float>() : nullptr,
-                                      rstd.data<float>(),
-                                      C},
-                 rows);
-  });
-  if (dweight) {
-    fold_partials(dweight, partials, row_chunks(rows), 2 * C, C);
-  }
-  if (dbias) {
-    fold_partials(dbias, partials + C, row_chunks(rows), 2 * C, C);
-  }
+template <class T>
+T* data_of(const Tensor& t) {
+  return t ? t.data<T>() : nullptr;
+}
+
+template <Centre kCentre, class T>
+void forward_of(const NormOutput& out,
+                const NormInput& in,
+                const Tensor& weight,
+                const Tensor& bias,
+                float eps) {
+  const std::int64_t C = in.x.shape().back();
+  run_forward(Forward<kCentre, T>{out.y.data<T>(),
+                                  data_of<T>(in.sum),
+                                  data_of<float>(out.mean),
+                                  out.rstd.data<float>(),
+                                  in.x.data<T>(),
+                                  data_of<T>(in.branch),
+                                  weight.data<T>(),
+                                  data_of<T>(bias),
+                                  C,
+                                  eps},
+              in.x.numel() / C);
+}
+
+template <Centre kCentre, class T>
+void backward_of(const NormGradients& to,
+                 const Tensor& dy,
+                 const Tensor& dsum,
+                 const NormSaved& saved,
+                 float* partials) {
+  const std::int64_t C = saved.x.shape().back();
+  run_backward(Backward<kCentre, T>{data_of<T>(to.dx.tensor),
+                                    data_of<T>(to.dbranch.tensor),
+                                    to.dx.mode == Accumulate::add,
+                                    to.dbranch.mode == Accumulate::add,
+                                    to.dweight || to.dbias ? partials : nullptr,
+                                    to.dbias ? partials + C : nullptr,
+                                    dy.data<T>(),
+                                    data_of<T>(dsum),
+                                    saved.x.data<T>(),
+                                    saved.weight.data<T>(),
+                                    data_of<float>(saved.mean),
+                                    saved.rstd.data<float>(),
+                                    C},
+               saved.x.numel() / C);
 }
 
 }  // namespace
 
-void layer_norm_forward(const Tensor& y,
-                        const Tensor& mean,
-                        const Tensor& rstd,
-                        const Tensor& x,
-                        const Tensor& weight,
-                        const Tensor& bias,
-                        float eps) {
-  const std::int64_t C = x.shape().back();
-  visit_storage(x.dtype(), [&](auto storage) {
+void norm_forward(const NormOutput& out,
+                  const NormInput& in,
+                  const Tensor& weight,
+                  const Tensor& bias,
+                  float eps) {
+  visit_storage(in.x.dtype(), [&](auto storage) {
     using T = decltype(storage);
-    run_forward(Forward<Centre::mean, T>{y.data<T>(),
-                                         mean.data<float>(),
-                                         rstd.data<float>(),
-                                         x.data<T>(),
-                                         weight.data<T>(),
-                                         bias ? bias.data<T>() : nullptr,
-                                         C,
-                                         eps},
-                x.numel() / C);
+    if (out.mean) {
+      forward_of<Centre::mean, T>(out, in, weight, bias, eps);
+    } else {
+      forward_of<Centre::zero, T>(out, in, weight, bias, eps);
+    }
   });
 }
 
-void layer_norm_backward(const GradSink& dx,
-                         const GradSink& dweight,
-                         const GradSink& dbias,
-                         const Tensor& dy,
-                         const Tensor& x,
-                         const Tensor& weight,
-                         const Tensor& mean,
-                         const Tensor& rstd,
-                         std::span<std::byte> scratch) {
-  backward<Centre::mean>(dx, dweight, dbias, dy, x, weight, mean, rstd, scratch);
-}
-
-void rms_norm_forward(
-    const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& weight, float eps) {
-  const std::int64_t C = x.shape().back();
-  visit_storage(x.dtype(), [&](auto storage) {
+void norm_backward(const NormGradients& to,
+                   const Tensor& dy,
+                   const Tensor& dsum,
+                   const NormSaved& saved,
+                   std::span<std::byte> scratch) {
+  const std::int64_t C = saved.x.shape().back(), rows = saved.x.numel() / C;
+  float* const partials = Scratch(scratch).array<float>(row_chunks(rows) * 2 * C);
+  visit_storage(saved.x.dtype(), [&](auto storage) {
     using T = decltype(storage);
-    run_forward(Forward<Centre::zero, T>{y.data<T>(),
-                                         nullptr,
-                                         rstd.data<float>(),
-                                         x.data<T>(),
-                                         weight.data<T>(),
-                                         nullptr,
-                                         C,
-                                         eps},
-                x.numel() / C);
+    if (saved.mean) {
+      backward_of<Centre::mean, T>(to, dy, dsum, saved, partials);
+    } else {
+      backward_of<Centre::zero, T>(to, dy, dsum, saved, partials);
+    }
   });
-}
-
-void rms_norm_backward(const GradSink& dx,
-                       const GradSink& dweight,
-                       const Tensor& dy,
-                       const Tensor& x,
-                       const Tensor& weight,
-                       const Tensor& rstd,
-                       std::span<std::byte> scratch) {
-  backward<Centre::zero>(dx, dweight, {}, dy, x, weight, {}, rstd, scratch);
+  if (to.dweight) {
+    fold_partials(to.dweight, partials, row_chunks(rows), 2 * C, C);
+  }
+  if (to.dbias) {
+    fold_partials(to.dbias, partials + C, row_chunks(rows), 2 * C, C);
+  }
 }
 
 std::int64_t norm_scratch_bytes(std::int64_t rows, std::int64_t C) {

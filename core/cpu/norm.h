@@ -6,35 +6,38 @@
 
 namespace strata::cpu {
 
-// x, y, dy: (rows, C); weight, bias: (C); mean, rstd: (rows) f32. bias may be absent.
-void layer_norm_forward(const Tensor& y,
-                        const Tensor& mean,
-                        const Tensor& rstd,
-                        const Tensor& x,
-                        const Tensor& weight,
-                        const Tensor& bias,
-                        float eps);
-void layer_norm_backward(const GradSink& dx,
-                         const GradSink& dweight,
-                         const GradSink& dbias,
-                         const Tensor& dy,
-                         const Tensor& x,
-                         const Tensor& weight,
-                         const Tensor& mean,
-                         const Tensor& rstd,
-                         std::span<std::byte> scratch);
+// x, branch, sum, y, dy: (rows, C); weight, bias: (C); mean, rstd: (rows) f32.
 
-void rms_norm_forward(
-    const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& weight, float eps);
-void rms_norm_backward(const GradSink& dx,
-                       const GradSink& dweight,
-                       const Tensor& dy,
-                       const Tensor& x,
-                       const Tensor& weight,
-                       const Tensor& rstd,
-                       std::span<std::byte> scratch);
+/// What is normed: x, or sum = x + branch, which is written on the way.
+struct NormInput {
+  Tensor x;
+  Tensor branch, sum;  // both or neither
+};
+/// Absent bias or mean: none; without a mean the norm is that of RMS.
+struct NormOutput {
+  Tensor y, mean, rstd;
+};
+void norm_forward(const NormOutput& out,
+                  const NormInput& in,
+                  const Tensor& weight,
+                  const Tensor& bias,
+                  float eps);
 
-/// Scratch of either backward.
+/// Gradients: dx and dbranch are both what comes through the norm plus dsum, if that is there.
+struct NormGradients {
+  GradSink dx, dbranch, dweight, dbias;
+};
+/// What the forward left. x: what was normed.
+struct NormSaved {
+  Tensor x, weight, mean, rstd;
+};
+void norm_backward(const NormGradients& to,
+                   const Tensor& dy,
+                   const Tensor& dsum,
+                   const NormSaved& saved,
+                   std::span<std::byte> scratch);
+
+/// Scratch of the backward.
 std::int64_t norm_scratch_bytes(std::int64_t rows, std::int64_t C);
 
 }  // namespace strata::cpu

@@ -12,4 +12,16 @@ Value layer_norm(Graph& graph, Value x, Value weight, Value bias, float eps);
 /// Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
 Value rms_norm(Graph& graph, Value x, Value weight, float eps);
 
+/// A residual connection and the norm behind it.
+struct ResidualNorm {
+  Value sum;     // x + dropout(branch), as residual_dropout
+  Value normed;  // the norm of the stored sum
+};
+/// The bits of residual_dropout and a norm one after the other; without dropout in one pass forward
+/// and one backward.
+ResidualNorm residual_layer_norm(
+    Graph& graph, Value x, Value branch, float rate, Value weight, Value bias, float eps);
+ResidualNorm residual_rms_norm(
+    Graph& graph, Value x, Value branch, float rate, Value weight, float eps);
+
 }  // namespace strata
