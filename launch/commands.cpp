@@ -63,7 +63,7 @@ int run(int argc, char** argv) {
   for (const Command& c : kCommands) {
     if (c.name == words[0]) {
       if (c.work == Command::Work::computes) {
-        wait_briefly(argv);
+        choose_waiting(argv);
       }
       return c.run(Words(words).subspan(1));
     }

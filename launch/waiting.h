@@ -2,9 +2,10 @@
 
 namespace strata::launch {
 
-/// Makes the OpenMP team spin only briefly between regions and then sleep, unless the user chose
-/// (OMP_WAIT_POLICY or GOMP_SPINCOUNT). libgomp reads its environment when it is loaded, so the
+/// Chooses how the OpenMP team waits between regions, unless the user did (OMP_WAIT_POLICY or
+/// GOMP_SPINCOUNT): on a machine where nothing else runs it spins for about a millisecond before it
+/// sleeps, else for some microseconds. libgomp reads its environment when it is loaded, so the
 /// program starts itself once more; returns if that is not needed or not possible.
-void wait_briefly(char** argv);
+void choose_waiting(char** argv);
 
 }  // namespace strata::launch
