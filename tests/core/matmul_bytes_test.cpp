@@ -25,10 +25,14 @@ class KeepsThreadCount {
   int count_;
 };
 
+Tensor bias_of(const MatmulShape& s) {
+  return s.bias ? tests::random_values(s.in, s.n, 4) : Tensor();
+}
+
 Tensor multiply(const Tensor& A, const Tensor& B, const MatmulShape& s, Accumulate mode) {
   Tensor C = tests::random_values(s.out, s.m * s.n, 3);
   std::vector<std::byte> scratch(static_cast<std::size_t>(matmul_scratch_bytes(s)));
-  matmul(C, A, B, s, mode, scratch, compute_stream());
+  matmul(C, A, B, s, mode, scratch, compute_stream(), bias_of(s));
   return C;
 }
 
@@ -49,7 +53,8 @@ Tensor multiply_in_rows(const Tensor& A, const Tensor& B, MatmulShape s, std::in
            s,
            Accumulate::overwrite,
            scratch,
-           compute_stream());
+           compute_stream(),
+           bias_of(s));
   }
   return C;
 }

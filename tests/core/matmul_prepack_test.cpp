@@ -54,6 +54,7 @@ void check(std::int64_t tokens, std::int64_t width) {
   for (const tests::StepProduct& product : tests::step_products(tokens, width)) {
     for (const tests::ProductTypes types : tests::kProductTypes) {
       MatmulShape s = product.shape;
+      s.bias = false;
       s.in = types.in;
       s.out = types.out;
       const Tensor A = tests::random_values(s.in, s.m * s.k, 1);

@@ -27,19 +27,21 @@ void check(const Case& c) {
                std::to_string(s.k) + " batch " + std::to_string(s.batch) +
                (s.form == MatmulForm::ab ? " ab " : " abt ") + std::string(to_string(s.in)) +
                " to " + std::string(to_string(s.out)) +
-               (c.mode == Accumulate::add ? " add" : " overwrite"));
+               (c.mode == Accumulate::add ? " add" : " overwrite") + (s.bias ? " bias" : ""));
   const Tensor A = tests::random_values(s.in, s.batch * s.m * s.k, 1);
   const Tensor B = tests::random_values(s.in, s.batch * s.k * s.n, 2);
   const Tensor C = tests::random_values(s.out, s.batch * s.m * s.n, 3);
   const Tensor before = tests::random_values(s.out, s.batch * s.m * s.n, 3);
+  const Tensor bias = s.bias ? tests::random_values(s.in, s.n, 4) : Tensor();
   std::vector<std::byte> scratch(static_cast<std::size_t>(matmul_scratch_bytes(s)));
-  matmul(C, A, B, s, c.mode, scratch, compute_stream());
+  matmul(C, A, B, s, c.mode, scratch, compute_stream(), bias);
   const double ulp = s.out == DType::f32 ? 0x1p-23 : 0x1p-8;
   for (std::int64_t p = 0; p < s.batch; ++p) {
     for (std::int64_t i = 0; i < s.m; ++i) {
       for (std::int64_t j = 0; j < s.n; ++j) {
         const std::int64_t at = (p * s.m + i) * s.n + j;
         double sum = c.mode == Accumulate::add ? value(before, at) : 0.0;
+        sum += s.bias ? value(bias, j) : 0.0;
         for (std::int64_t q = 0; q < s.k; ++q) {
           const std::int64_t b = s.form == MatmulForm::ab ? q * s.n + j : j * s.k + q;
           sum += value(A, (p * s.m + i) * s.k + q) * value(B, p * s.k * s.n + b);
@@ -68,7 +70,9 @@ TEST(Matmul, AgreesWithFloat64OnOddSizes) {
     for (const MatmulForm form : {MatmulForm::ab, MatmulForm::abt}) {
       for (const tests::ProductTypes types : tests::kProductTypes) {
         for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
-          check({{size.m, size.n, size.k, size.batch, form, types.in, types.out}, mode});
+          for (const bool bias : {false, true}) {
+            check({{size.m, size.n, size.k, size.batch, form, types.in, types.out, bias}, mode});
+          }
         }
       }
     }

@@ -4,6 +4,8 @@
 #include <set>
 #include <tuple>
 
+#include "core/ops/loss.h"
+
 namespace strata::tests {
 
 namespace {
@@ -31,7 +33,8 @@ class Collector {
     m = std::min(m, width_);
     n = std::min(n, width_);
     if (seen_.insert({m, n, k, form}).second) {
-      products.push_back({std::move(name), {.m = m, .n = n, .k = k, .form = form}});
+      const bool bias = form == MatmulForm::ab && name.ends_with(" forward");  // GPT-2's
+      products.push_back({std::move(name), {.m = m, .n = n, .k = k, .form = form, .bias = bias}});
     }
   }
 
@@ -70,8 +73,11 @@ std::vector<StepProduct> step_products(std::int64_t tokens, std::int64_t width) 
       all.add_layer(name + " k", p.C, kv, tokens, true);
       all.add_layer(name + " gate up", p.C, 2 * p.F, tokens, true);
     }
-    constexpr std::int64_t kHeadRows = 256;
-    all.add_layer(name + " head", p.C, p.V, std::min(tokens, kHeadRows), true);
+    const std::int64_t rows = std::min(tokens, kLossRows);
+    all.add_layer(name + " head", p.C, std::min(p.V, kLossColumns), rows, true);
+    if (p.V > kLossColumns && p.V % kLossColumns != 0) {
+      all.add_layer(name + " head's rest", p.C, p.V % kLossColumns, rows, true);
+    }
   }
   return std::move(all.products);
 }
