@@ -73,7 +73,7 @@ void Executor::begin(StepScalars& scalars) const {
 
 void Executor::run(StepScalars& scalars) {
   bool decided = false;
-  Held packs;
+  Held packs = std::move(packs_);  // a local: an exception releases what it holds
   for (std::size_t k = 0; k < program_.step.size(); ++k) {
     const Instruction& i = program_.step[k];
     if (observer_) {
@@ -107,6 +107,7 @@ void Executor::run(StepScalars& scalars) {
     }
     decided = decided || i.op == Op::decide;
   }
+  packs_ = std::move(packs);
 }
 
 void Executor::obey(const Instruction& i, const Held& packs, StepScalars& scalars) {

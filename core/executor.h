@@ -125,6 +125,7 @@ class Executor {
   Machine machine_;
   std::vector<Effects> effects_;
   std::vector<std::vector<PackKey>> needs_;
+  Held packs_;  // empty between instructions: kept for its memory, so that a step allocates nothing
   std::function<void(int)> observer_;
 };
 

@@ -94,15 +94,17 @@ void parallel_for_erased(std::int64_t n, std::int64_t grain, const void* context
     return;
   }
   const std::int64_t grains = (n + grain - 1) / grain;
-  const std::int64_t members = std::min<std::int64_t>(thread_count(), grains);
-  if (members == 1) {
+  const int members = thread_count();
+  if (members == 1 || grains == 1) {
     return body(context, 0, n);
   }
   const std::int64_t chunks = std::min(grains, members * kChunksPerThread);
   const std::int64_t step = (grains + chunks - 1) / chunks * grain;
   Loop loop{.n = n, .step = step, .context = context, .body = body, .first = {}, .error = {}};
+  // The whole team even where there are fewer chunks: libgomp ends the threads that a smaller team
+  // leaves over and starts new ones for the next loop.
   cpu::run_team(
-      static_cast<int>(members), [](void* l) { static_cast<Loop*>(l)->take_chunks(); }, &loop);
+      members, [](void* l) { static_cast<Loop*>(l)->take_chunks(); }, &loop);
   if (loop.error) {
     std::rethrow_exception(loop.error);
   }

@@ -24,17 +24,14 @@ PackLayout layout_of(std::span<const Shape> shapes, DType dtype) {
   return pack_layout(bytes);
 }
 
-/// Views of a pack's tensors.
-std::vector<Tensor> views(std::span<std::byte> pack,
-                          const PackLayout& layout,
-                          std::span<const Shape> shapes,
-                          DType dtype) {
-  STRATA_ASSERT(static_cast<std::int64_t>(pack.size()) >= layout.size_bytes);
-  std::vector<Tensor> tensors;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    tensors.emplace_back(pack.data() + layout.offset[i], dtype, shapes[i]);
-  }
-  return tensors;
+/// View of one tensor of a pack.
+Tensor view(std::span<std::byte> pack,
+            const PackLayout& layout,
+            std::span<const Shape> shapes,
+            std::size_t at,
+            DType dtype) {
+  STRATA_ASSERT(static_cast<std::int64_t>(pack.size()) >= layout.size_bytes && at < shapes.size());
+  return {pack.data() + layout.offset[at], dtype, shapes[at]};
 }
 
 }  // namespace
@@ -52,6 +49,9 @@ struct GraphRunner::Impl {
   RunnerConfig config;
   std::map<std::string, std::unique_ptr<BlockProgram>> programs;  // by kind
   std::vector<Stage> stages;
+  // Views of the instruction under way; members so that a step allocates nothing.
+  std::vector<Tensor> params;
+  std::vector<GradSink> sinks;
 
   int last() const { return static_cast<int>(stages.size()) - 1; }
   const Stage& stage(int block) const { return stages.at(static_cast<std::size_t>(block)); }
@@ -59,14 +59,14 @@ struct GraphRunner::Impl {
     return config.B * config.T * config.C * size_bytes(config.dtype);
   }
 
-  std::vector<Tensor> params(int block, const Held& packs) const;
-  std::vector<GradSink> sinks(const Instruction& i, const Held& packs) const;
-  BlockProgram::Bytes bytes(const Instruction& i, const Held& packs) const;
+  void bind_params(int block, const Held& packs);
+  void bind_sinks(const Instruction& i, const Held& packs);
+  BlockProgram::Bytes bytes(const Instruction& i, const Held& packs);
   RunContext context(const Instruction& i, StepScalars& scalars) const;
   void run_backward(const Instruction& i,
                     const Held& packs,
                     const RunContext& run,
-                    BlockProgram::Bytes b) const;
+                    BlockProgram::Bytes b);
 };
 
 GraphRunner::GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const RunnerConfig& config)
@@ -153,38 +153,44 @@ std::vector<Borrow> GraphRunner::borrows() const {
   return all;
 }
 
-std::vector<Tensor> GraphRunner::Impl::params(int block, const Held& packs) const {
+/// Own parameters, then borrowed ones.
+void GraphRunner::Impl::bind_params(int block, const Held& packs) {
   const Stage& own = stage(block);
-  std::vector<Tensor> all =
-      views(packs[{PackClass::weights, block}], own.weights, own.shapes, config.dtype);
-  for (const BorrowedParam& borrowed : own.borrows) {
-    const Stage& owner = stage(borrowed.block);
-    const auto pack = packs[{PackClass::weights, borrowed.block}];
-    all.push_back(views(pack, owner.weights, owner.shapes, config.dtype)
-                      .at(static_cast<std::size_t>(borrowed.param)));
+  params.clear();
+  const auto add = [&](int owner, std::size_t param) {
+    const Stage& of = stage(owner);
+    params.push_back(
+        view(packs[{PackClass::weights, owner}], of.weights, of.shapes, param, config.dtype));
+  };
+  for (std::size_t p = 0; p < own.shapes.size(); ++p) {
+    add(block, p);
   }
-  return all;
+  for (const BorrowedParam& borrowed : own.borrows) {
+    add(borrowed.block, static_cast<std::size_t>(borrowed.param));
+  }
 }
 
-std::vector<GradSink> GraphRunner::Impl::sinks(const Instruction& i, const Held& packs) const {
+/// In the order of the parameters.
+void GraphRunner::Impl::bind_sinks(const Instruction& i, const Held& packs) {
   const Stage& own = stage(i.block);
-  std::vector<GradSink> all;
+  sinks.clear();
   const auto add = [&](PackClass cls, const PackLayout& layout, std::span<const Shape> shapes) {
-    for (const Tensor& grad : views(packs[{cls, i.block}], layout, shapes, DType::f32)) {
-      all.push_back({grad, i.accumulate});
+    for (std::size_t p = 0; p < shapes.size(); ++p) {
+      sinks.push_back({view(packs[{cls, i.block}], layout, shapes, p, DType::f32), i.accumulate});
     }
   };
   add(PackClass::grads, own.grads, own.shapes);
   if (!own.borrows.empty()) {
     add(PackClass::borrowed_grads, own.borrowed, own.borrowed_shapes);
   }
-  return all;
 }
 
-/// What forward, recompute and backward share: input, saved activations, workspace.
-BlockProgram::Bytes GraphRunner::Impl::bytes(const Instruction& i, const Held& packs) const {
+/// What forward, recompute and backward share: parameters, input, saved activations, workspace.
+BlockProgram::Bytes GraphRunner::Impl::bytes(const Instruction& i, const Held& packs) {
   using enum PackClass;
   BlockProgram::Bytes b;
+  bind_params(i.block, packs);
+  b.params = params;
   if (i.block > 0) {
     b.input = packs[{boundary, i.block, i.micro_batch}];
   }
@@ -217,10 +223,10 @@ RunContext GraphRunner::Impl::context(const Instruction& i, StepScalars& scalars
 void GraphRunner::Impl::run_backward(const Instruction& i,
                                      const Held& packs,
                                      const RunContext& run,
-                                     BlockProgram::Bytes b) const {
+                                     BlockProgram::Bytes b) {
   using enum PackClass;
-  const std::vector<GradSink> param_sinks = sinks(i, packs);
-  b.param_grads = param_sinks;
+  bind_sinks(i, packs);
+  b.param_grads = sinks;
   if (i.block > 0) {
     b.input_grad = packs[{boundary_grad, i.block, i.micro_batch}];
   }
@@ -231,11 +237,9 @@ void GraphRunner::Impl::run_backward(const Instruction& i,
 }
 
 void GraphRunner::forward(const Instruction& i, const Held& packs, StepScalars& scalars) {
-  const Impl& m = *impl_;
+  Impl& m = *impl_;
   const BlockProgram& program = *m.stage(i.block).program;
   BlockProgram::Bytes b = m.bytes(i, packs);
-  const std::vector<Tensor> params = m.params(i.block, packs);
-  b.params = params;
   if (!program.ends_in_loss()) {
     b.output = packs[{PackClass::boundary, i.block + 1, i.micro_batch}];
   }
@@ -247,19 +251,14 @@ void GraphRunner::forward(const Instruction& i, const Held& packs, StepScalars& 
 }
 
 void GraphRunner::recompute(const Instruction& i, const Held& packs, StepScalars& scalars) {
-  const Impl& m = *impl_;
-  BlockProgram::Bytes b = m.bytes(i, packs);  // no output: only the activations are wanted
-  const std::vector<Tensor> params = m.params(i.block, packs);
-  b.params = params;
-  m.stage(i.block).program->forward(b, m.context(i, scalars));
+  Impl& m = *impl_;
+  // No output: only the activations are wanted.
+  m.stage(i.block).program->forward(m.bytes(i, packs), m.context(i, scalars));
 }
 
 void GraphRunner::backward(const Instruction& i, const Held& packs, StepScalars& scalars) {
-  const Impl& m = *impl_;
-  BlockProgram::Bytes b = m.bytes(i, packs);
-  const std::vector<Tensor> params = m.params(i.block, packs);
-  b.params = params;
-  m.run_backward(i, packs, m.context(i, scalars), b);
+  Impl& m = *impl_;
+  m.run_backward(i, packs, m.context(i, scalars), m.bytes(i, packs));
 }
 
 }  // namespace strata::models

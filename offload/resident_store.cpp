@@ -1,7 +1,7 @@
 #include "offload/resident_store.h"
 
+#include <algorithm>
 #include <cstring>
-#include <utility>
 
 #include "core/error.h"
 #include "core/program.h"
@@ -12,44 +12,56 @@ namespace {
 constexpr Tier kDevice{TierKind::device, 0};
 }
 
-ResidentStore::ResidentStore(Plan plan, std::int64_t budget_bytes, Ledger& ledger)
-    : plan_(std::move(plan)),
-      arena_(kDevice, plan_.tiers[kDevice].arena_bytes, budget_bytes),
-      ledger_(ledger) {}
+ResidentStore::ResidentStore(const Plan& plan, std::int64_t budget_bytes, Ledger& ledger)
+    : arena_(kDevice, plan.tiers.at(kDevice).arena_bytes, budget_bytes), ledger_(ledger) {
+  for (const auto& [key, offset] : plan.offset) {  // in the order of the keys
+    places_.push_back({.key = key, .offset = offset, .size_bytes = plan.sizes.at(key)});
+  }
+}
 
-std::span<std::byte> ResidentStore::bytes_of(PackKey key) const {
-  return arena_.range(live_.at(key).offset, plan_.sizes.at(key));
+ResidentStore::Place* ResidentStore::find(PackKey key) {
+  const auto at = std::ranges::lower_bound(places_, key, {}, &Place::key);
+  return at != places_.end() && at->key == key ? &*at : nullptr;
+}
+
+ResidentStore::Place& ResidentStore::resident(PackKey key) {
+  Place* const place = find(key);
+  if (place == nullptr || !place->live) {
+    throw Error(Errc::internal, "store: " + to_string(key) + " is not resident");
+  }
+  return *place;
+}
+
+std::span<std::byte> ResidentStore::bytes_of(const Place& place) const {
+  return arena_.range(place.offset, place.size_bytes);
 }
 
 void ResidentStore::create(PackKey key) {
-  const auto offset = plan_.offset.find(key);
-  if (offset == plan_.offset.end()) {
+  Place* const place = find(key);
+  if (place == nullptr) {
     throw Error(Errc::internal, "store: the plan has no place for " + to_string(key));
   }
-  STRATA_ASSERT(!live_.contains(key));
-  live_[key] = {offset->second, 0};
-  ledger_.add(kDevice, to_string(key.cls), plan_.sizes.at(key));
+  STRATA_ASSERT(!place->live);
+  place->live = true;
+  ledger_.add(kDevice, to_string(key.cls), place->size_bytes);
 }
 
 void ResidentStore::destroy(PackKey key) {
-  const auto it = live_.find(key);
-  STRATA_ASSERT(it != live_.end() && it->second.leases == 0);
-  live_.erase(it);
-  ledger_.subtract(kDevice, to_string(key.cls), plan_.sizes.at(key));
+  Place& place = resident(key);
+  STRATA_ASSERT(place.leases == 0);
+  place.live = false;
+  ledger_.subtract(kDevice, to_string(key.cls), place.size_bytes);
 }
 
 Lease ResidentStore::acquire(PackKey key) {
-  const auto it = live_.find(key);
-  if (it == live_.end()) {
-    throw Error(Errc::internal, "store: " + to_string(key) + " is not resident");
-  }
-  ++it->second.leases;
-  return {*this, key, bytes_of(key)};
+  Place& place = resident(key);
+  ++place.leases;
+  return {*this, key, bytes_of(place)};
 }
 
 void ResidentStore::release(PackKey key) noexcept {
-  if (const auto it = live_.find(key); it != live_.end()) {
-    --it->second.leases;
+  if (Place* const place = find(key); place != nullptr) {
+    --place->leases;
   }
 }
 
@@ -63,8 +75,8 @@ void ResidentStore::commit(int block) {
   // Copied, not swapped: the place of a next generation is shared with packs of other times.
   for (const auto& [current, next] : {std::pair{PackClass::weights, PackClass::weights_next},
                                       std::pair{PackClass::state, PackClass::state_next}}) {
-    const auto from = bytes_of({next, block});
-    std::memcpy(bytes_of({current, block}).data(), from.data(), from.size());
+    const auto from = bytes_of(resident({next, block}));
+    std::memcpy(bytes_of(resident({current, block})).data(), from.data(), from.size());
     destroy({next, block});
   }
 }

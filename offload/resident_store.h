@@ -1,5 +1,5 @@
 #pragma once
-#include <map>
+#include <vector>
 
 #include "core/pack.h"
 #include "offload/planner.h"
@@ -10,7 +10,7 @@ namespace strata::offload {
 class ResidentStore final : public PackStore {
  public:
   /// Reserves the arena; throws infeasible over budget.
-  ResidentStore(Plan plan, std::int64_t budget_bytes, Ledger& ledger);
+  ResidentStore(const Plan& plan, std::int64_t budget_bytes, Ledger& ledger);
   void create(PackKey key) override;
   void destroy(PackKey key) override;
   Lease acquire(PackKey key) override;
@@ -20,15 +20,21 @@ class ResidentStore final : public PackStore {
 
  private:
   void release(PackKey key) noexcept override;
-  std::span<std::byte> bytes_of(PackKey key) const;
-  Plan plan_;
-  Arena arena_;
-  Ledger& ledger_;
-  struct Live {
-    std::int64_t offset = 0;
+  /// A pack of the plan, alive or not.
+  struct Place {
+    PackKey key;
+    std::int64_t offset = 0, size_bytes = 0;
+    bool live = false;
     int leases = 0;
   };
-  std::map<PackKey, Live> live_;
+  /// Absent: the plan has no such pack.
+  Place* find(PackKey key);
+  /// Throws internal unless the pack is alive.
+  Place& resident(PackKey key);
+  std::span<std::byte> bytes_of(const Place& place) const;
+  Arena arena_;
+  Ledger& ledger_;
+  std::vector<Place> places_;  // by key; made once, so that a step allocates nothing
 };
 
 }  // namespace strata::offload

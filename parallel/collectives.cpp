@@ -27,14 +27,10 @@ int tag_of(const Instruction& i) {
 
 }  // namespace
 
-/// What each rank brings to a decision.
-struct RankCollectives::Wishes {
-  double loss_sum = 0;
-  std::int32_t non_finite = 0, stop = 0;
-};
-
 RankCollectives::RankCollectives(Communicator& ranks, std::vector<BorrowedGrad> borrowed)
-    : ranks_(ranks), borrowed_(std::move(borrowed)) {}
+    : ranks_(ranks),
+      borrowed_(std::move(borrowed)),
+      wishes_(static_cast<std::size_t>(ranks.size())) {}
 
 void RankCollectives::gather(const Instruction&, const Held&) {}
 
@@ -59,11 +55,10 @@ void RankCollectives::decide(StepScalars& scalars) {
   for (const double sum : scalars.loss_sums) {
     mine.loss_sum += sum;
   }
-  std::vector<Wishes> all(static_cast<std::size_t>(ranks_.size()));
-  ranks_.gather_all(std::as_writable_bytes(std::span(all)), std::as_bytes(std::span(&mine, 1)));
+  ranks_.gather_all(std::as_writable_bytes(std::span(wishes_)), std::as_bytes(std::span(&mine, 1)));
   double loss_sum = 0, squares = 0;
   bool non_finite = false, stop = false;
-  for (const Wishes& w : all) {
+  for (const Wishes& w : wishes_) {
     loss_sum += w.loss_sum;
     non_finite = non_finite || w.non_finite != 0;
     stop = stop || w.stop != 0;
@@ -92,13 +87,13 @@ void RankCollectives::fold_stats(StepScalars& scalars) {
   if (ranks_.size() == 1) {
     return;
   }
-  std::vector<double> all(scalars.stats.size() * static_cast<std::size_t>(ranks_.size()));
-  ranks_.gather_all(std::as_writable_bytes(std::span(all)),
+  stats_.resize(scalars.stats.size() * static_cast<std::size_t>(ranks_.size()));
+  ranks_.gather_all(std::as_writable_bytes(std::span(stats_)),
                     std::as_bytes(std::span(scalars.stats)));
   for (std::size_t slot = 0; slot < scalars.stats.size(); ++slot) {
     double sum = 0;
-    for (std::size_t at = slot; at < all.size(); at += scalars.stats.size()) {
-      sum += all[at];
+    for (std::size_t at = slot; at < stats_.size(); at += scalars.stats.size()) {
+      sum += stats_[at];
     }
     scalars.stats[slot] = sum;
   }

@@ -33,9 +33,16 @@ class RankCollectives final : public Collectives {
   void recv(const Instruction& instruction, const Held& packs) override;
 
  private:
-  struct Wishes;
+  /// What each rank brings to a decision.
+  struct Wishes {
+    double loss_sum = 0;
+    std::int32_t non_finite = 0, stop = 0;
+  };
   Communicator& ranks_;
   std::vector<BorrowedGrad> borrowed_;
+  // What the ranks brought; members so that a step allocates nothing.
+  std::vector<Wishes> wishes_;
+  std::vector<double> stats_;
 };
 
 }  // namespace strata::parallel

@@ -1,6 +1,9 @@
 #include "core/memory.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -77,6 +80,36 @@ TEST(Arena, CostsNothingUntilTouched) {
   constexpr std::int64_t kHuge = std::int64_t{64} << 30;
   const Arena arena(kHost, kHuge, kHuge);
   EXPECT_LT(resident_bytes() - before, std::int64_t{64} << 20);
+}
+
+/// What the kernel notes about the mapping at this address ("rd wr mr mw me ac hg"); empty where it
+/// has nothing to say.
+std::string mapping_flags(const std::byte* address) {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      inside = at >= begin && at < end;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return line;
+    }
+  }
+  return {};
+}
+
+TEST(Arena, AsksForHugePages) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) {
+    GTEST_SKIP() << "this kernel has no transparent huge pages";
+  }
+  constexpr std::int64_t kSize = std::int64_t{4} << 20;
+  const Arena arena(kHost, kSize, kSize);
+  const std::string flags = mapping_flags(arena.range(0, kSize).data());
+  if (flags.empty()) {
+    GTEST_SKIP() << "/proc/self/smaps has no VmFlags here";
+  }
+  EXPECT_NE(flags.find(" hg"), std::string::npos) << flags;
 }
 
 TEST(Arena, OfNothingIsEmpty) {
