@@ -30,6 +30,7 @@ const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all{
       {"step", "training steps of a preset on random tokens", bench_step},
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
+      {"attention", "attention by length of sequence, against matrix products", bench_attention},
   };
   return all;
 }
