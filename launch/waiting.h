@@ -1,4 +1,5 @@
 #pragma once
+#include <string>
 
 namespace strata::launch {
 
@@ -6,5 +7,8 @@ namespace strata::launch {
 /// (OMP_WAIT_POLICY or GOMP_SPINCOUNT). libgomp reads its environment when it is loaded, so the
 /// program starts itself once more; returns if that is not needed or not possible.
 void wait_briefly(char** argv);
+
+/// What threads of the team do between regions, with the variable that says so.
+std::string wait_policy();
 
 }  // namespace strata::launch
