@@ -98,6 +98,15 @@ std::vector<ProductUse> product_uses() {
   return uses();
 }
 
+std::string matmul_kernel(const MatmulShape& shape) {
+  require_shape(shape);
+  return cpu::product_kernel(shape);
+}
+
+bool matmul_has_bf16() {
+  return cpu::product_has_bf16();
+}
+
 std::string matmul_library() {
   return cpu::product_library();
 }

@@ -62,6 +62,13 @@ std::vector<ProductUse> product_uses();
 /// Name and version of the matrix library: part of the numeric environment of a run.
 std::string matmul_library();
 
+/// The library's name of the kernel that computes C = A * B of this shape, "brg:avx512_core_bf16",
+/// and whether it runs "in tiles" of ours or "on f32 copies". For people: what is in use here.
+std::string matmul_kernel(const MatmulShape& shape);
+
+/// Whether bf16 operands are multiplied by instructions for them, not on f32 copies.
+bool matmul_has_bf16();
+
 /// to (c, r) = from (r, c) transposed; same dtype, both contiguous.
 void transpose(
     const Tensor& to, const Tensor& from, std::int64_t r, std::int64_t c, Stream& stream);

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "core/parallel_for.h"
+#include "launch/machine.h"
 
 namespace strata::launch {
 namespace {
@@ -30,18 +30,9 @@ const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all{
       {"step", "training steps of a preset on random tokens", bench_step},
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
+      {"attention", "attention by length of sequence, against matrix products", bench_attention},
   };
   return all;
-}
-
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) {
-      return line.substr(std::min(line.size(), line.find(':') + 2));
-    }
-  }
-  return "unknown";
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace strata::launch {
 // What can be timed, one function a file. Each takes the words behind its name.
 int bench_step(Words words);
 int bench_optim(Words words);
+int bench_attention(Words words);
 
 /// What the timed program runs on: processor, threads, instruction set, matrix library.
 nlohmann::json machine_json();

@@ -32,7 +32,8 @@ constexpr Command kCommands[] = {
      "time real steps, the optimizer, or attention on this machine",
      bench,
      Command::Work::computes},
-    {"doctor", "what this program sees of the machine", doctor},
+    // It tells what the others run under, so it runs under the same.
+    {"doctor", "what this program sees of the machine and uses", doctor, Command::Work::computes},
 };
 
 void print_help() {

@@ -154,6 +154,15 @@ void Settings::complete(std::int64_t max_T,
                             max_T,
                             train.seq_len));
   }
+  if (config_.trace_steps.last > train.steps) {
+    throw Error(Errc::config,
+                fmt::format("config: {}: trace.steps = {} goes beyond the last step, train.steps = "
+                            "{}; choose steps from 1 to {}, or none",
+                            values_.at("trace.steps").origin,
+                            values_.at("trace.steps").text,
+                            train.steps,
+                            train.steps));
+  }
   if (train.batch_tokens % train.seq_len != 0) {
     const std::int64_t above = (train.batch_tokens / train.seq_len + 1) * train.seq_len;
     throw Error(

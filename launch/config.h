@@ -60,6 +60,11 @@ struct CheckpointSettings {
   std::int64_t every = 0;  // steps; 0: at the end only
   std::int64_t keep_last = 0;
 };
+/// Steps first to last, counted from 1 over all starts of a run; none where last is before first.
+struct StepRange {
+  std::int64_t first = 1, last = 0;
+  bool contains(std::int64_t step) const { return first <= step && step <= last; }
+};
 enum class Resume : std::uint8_t { automatic, never, path };
 struct RunConfig {
   ModelSettings model;
@@ -70,6 +75,7 @@ struct RunConfig {
   MemorySettings memory;
   CheckpointSettings checkpoint;
   std::string run_dir;
+  StepRange trace_steps;
   Resume resume = Resume::automatic;
   std::string resume_path;
   io::QueueConfig::Engine io_engine = io::QueueConfig::Engine::automatic;
@@ -92,7 +98,7 @@ class Settings {
 
   /// Replaces what depends on the model and the method by what it comes to: train.seq_len (at most
   /// 256 and `max_T`), train.micro_batch, and settings of the method left at their defaults. Throws
-  /// config when the sizes of a step do not divide.
+  /// config when the sizes of a step do not divide or a step to trace is beyond the last.
   void complete(std::int64_t max_T,
                 std::span<const std::pair<std::string, std::string>> method_defaults);
 

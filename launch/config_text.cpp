@@ -24,6 +24,8 @@ std::string value_name(const Field& field) {
       return "true|false";
     case FieldType::text:
       return "TEXT";
+    case FieldType::steps:
+      return "FIRST:LAST";
     case FieldType::list:
     case FieldType::list_or_fraction:
       return "A,B";
@@ -84,6 +86,8 @@ Json accepted(const Field& field) {
       return with_words({{"type", "boolean"}}, field);
     case FieldType::text:
       return {{"type", "string"}};
+    case FieldType::steps:
+      return with_words(with_text(number_schema(field, "integer"), "^[0-9]+(:[0-9]+)?$"), field);
     case FieldType::list:
       return {{"anyOf", Json::array({texts, Json{{"type", "string"}}})}};
     case FieldType::list_or_fraction:

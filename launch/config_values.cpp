@@ -135,6 +135,23 @@ Text canonical_list(const Raw& raw) {
   return empty_item ? std::nullopt : json_text(items);
 }
 
+std::optional<StepRange> parse_steps(std::string_view text) {
+  const std::size_t colon = text.find(':');
+  const auto first = number<std::int64_t>(text.substr(0, colon));
+  const auto last =
+      colon == std::string_view::npos ? first : number<std::int64_t>(text.substr(colon + 1));
+  return first && last ? std::optional(StepRange{*first, *last}) : std::nullopt;
+}
+
+Text canonical_steps(const Field& field, std::string_view text) {
+  const auto steps = parse_steps(text);
+  if (!steps || static_cast<double>(steps->first) < field.min || steps->last < steps->first) {
+    return std::nullopt;
+  }
+  return steps->first == steps->last ? fmt::format("{}", steps->first)
+                                     : fmt::format("{}:{}", steps->first, steps->last);
+}
+
 Text canonical_text(const Raw& raw, double min_bytes) {
   const bool text = raw.kind == Kind::word || raw.kind == Kind::text;
   const bool one_line = raw.text.find('\n') == std::string::npos;
@@ -176,6 +193,8 @@ std::optional<std::string> canonical(const Field& field, const Raw& raw) {
     }
     case FieldType::text:
       return canonical_text(raw, field.min);
+    case FieldType::steps:
+      return is_number_text(raw) || text ? canonical_steps(field, raw.text) : std::nullopt;
     case FieldType::list:
       return canonical_list(raw);
     case FieldType::list_or_fraction:
@@ -221,6 +240,8 @@ std::string needed(const Field& field) {
       return or_words("a number" + range_text(field));
     case FieldType::boolean:
       return or_words("true or false");
+    case FieldType::steps:
+      return or_words("a step, or FIRST:LAST with FIRST at most LAST");
     case FieldType::text:
       return field.min > 0 ? "a text of one line, not empty" : "a text of one line";
     case FieldType::list:
@@ -264,6 +285,10 @@ double Value::real() const {
 
 std::vector<std::string> Value::list() const {
   return nlohmann::json::parse(text_).get<std::vector<std::string>>();
+}
+
+StepRange Value::steps() const {
+  return parse_steps(text_).value();
 }
 
 std::optional<std::int64_t> Value::maybe_integer() const {

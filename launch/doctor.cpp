@@ -1,7 +1,6 @@
-// strata doctor: what this program sees of the machine, and what follows.
+// strata doctor: what this program sees of the machine, and what of it is in use.
 #include <cstdio>
 
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
@@ -12,9 +11,80 @@
 #include "core/runtime.h"
 #include "launch/args.h"
 #include "launch/commands.h"
+#include "launch/machine.h"
+#include "launch/waiting.h"
 #include "offload/planner.h"
 
 namespace strata::launch {
+namespace {
+
+using nlohmann::json;
+
+/// A product as GPT-2 has it: rows of a micro-batch through the widest layer of 768 channels.
+std::string typical_kernel(DType dtype) {
+  return matmul_kernel({.m = 1024, .n = 3072, .k = 768, .in = dtype, .out = dtype});
+}
+
+json findings() {
+  const MemoryInfo memory = runtime(DeviceKind::cpu).memory_info();
+  const std::string pages = huge_pages();
+  return {{"processor", processor_name()},
+          {"threads", thread_count()},
+          {"cores_online", static_cast<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN))},
+          {"idle_threads", wait_policy()},
+          {"isa", cpu::to_string(cpu::isa_level())},
+          {"matmul", matmul_library()},
+          {"matmul_kernel_f32", typical_kernel(DType::f32)},
+          {"matmul_kernel_bf16", typical_kernel(DType::bf16)},
+          {"bf16_products", matmul_has_bf16()},
+          {"bf16_attention", cpu::has_bf16_dot()},
+          {"memory_free_bytes", memory.free_bytes},
+          {"memory_total_bytes", memory.total_bytes},
+          {"huge_pages", pages},
+          {"huge_pages_given", pages == "always" || pages == "madvise"},
+          {"io_engine", std::string(io::make_queue()->engine())},
+          {"cuda", false}};
+}
+
+void print(const json& found) {
+  const auto line = [](const char* name, const std::string& text) {
+    std::printf("%-12s %s\n", name, text.c_str());
+  };
+  const auto text = [&](const char* key) { return found[key].get<std::string>(); };
+  const auto bytes = [&](const char* key) {
+    return offload::bytes_text(found[key].get<std::int64_t>());
+  };
+  const auto bf16 = [&](const char* key) {
+    return found[key].get<bool>() ? "instructions for it" : "f32 copies";
+  };
+  const auto threads = found["threads"].get<std::int64_t>();
+  const auto cores = found["cores_online"].get<std::int64_t>();
+  line("processor", text("processor"));
+  line("threads", std::to_string(threads) + " of " + std::to_string(cores) + " cores");
+  if (threads < cores) {
+    line("",
+         "fewer than the machine has: check OMP_NUM_THREADS and the affinity mask (mpirun: "
+         "--bind-to none)");
+  }
+  line("when idle", text("idle_threads"));
+  line("instructions", text("isa") + " (STRATA_ISA=base|avx2|avx512 lowers it)");
+  line("products", text("matmul"));
+  line("  f32", text("matmul_kernel_f32"));
+  line("  bf16", text("matmul_kernel_bf16"));
+  line("bf16",
+       std::string("products by ") + bf16("bf16_products") + ", attention by " +
+           bf16("bf16_attention"));
+  line("memory", bytes("memory_free_bytes") + " free of " + bytes("memory_total_bytes"));
+  line("huge pages",
+       text("huge_pages") +
+           (found["huge_pages_given"].get<bool>()
+                ? ": given where asked for"
+                : ": not given; /sys/kernel/mm/transparent_hugepage/enabled needs madvise"));
+  line("file queue", text("io_engine"));
+  line("CUDA", "not in this build");
+}
+
+}  // namespace
 
 int doctor(Words words) {
   const Args args(
@@ -22,35 +92,12 @@ int doctor(Words words) {
   if (args.help()) {
     return 0;
   }
-  const MemoryInfo memory = runtime(DeviceKind::cpu).memory_info();
-  const long online = sysconf(_SC_NPROCESSORS_ONLN);
-  const std::string engine(io::make_queue()->engine());
+  const json found = findings();
   if (args.flag("--json")) {
-    const nlohmann::json object{{"threads", thread_count()},
-                                {"cores_online", static_cast<std::int64_t>(online)},
-                                {"isa", cpu::to_string(cpu::isa_level())},
-                                {"matmul", matmul_library()},
-                                {"memory_free_bytes", memory.free_bytes},
-                                {"memory_total_bytes", memory.total_bytes},
-                                {"io_engine", engine},
-                                {"cuda", false}};
-    std::printf("%s\n", object.dump().c_str());
-    return 0;
+    std::printf("%s\n", found.dump().c_str());
+  } else {
+    print(found);
   }
-  std::printf("threads      %d of %ld cores\n", thread_count(), online);
-  if (thread_count() < online) {
-    std::printf(
-        "             fewer than the machine has: check OMP_NUM_THREADS and the affinity mask "
-        "(mpirun: --bind-to none)\n");
-  }
-  std::printf("instructions %s (STRATA_ISA=base|avx2|avx512 lowers it)\n",
-              cpu::to_string(cpu::isa_level()));
-  std::printf("products     %s\n", matmul_library().c_str());
-  std::printf("memory       %s free of %s\n",
-              offload::bytes_text(memory.free_bytes).c_str(),
-              offload::bytes_text(memory.total_bytes).c_str());
-  std::printf("file queue   %s\n", engine.c_str());
-  std::printf("CUDA         not in this build\n");
   return 0;
 }
 

@@ -19,7 +19,8 @@ enum class FieldType : std::uint8_t {
   real,
   boolean,
   text,
-  list,  // of texts
+  steps,  // 20:22, a number, or a word
+  list,   // of texts
   list_or_fraction,
   choice,  // one of `words`
 };
@@ -41,6 +42,7 @@ class Value {
   bool is_list() const { return text_.starts_with('['); }
   std::vector<std::string> list() const;
   std::optional<std::int64_t> maybe_integer() const;
+  StepRange steps() const;
   /// The element of `values` at the place of the text among the field's words.
   template <class T>
   T pick(std::initializer_list<T> values) const {

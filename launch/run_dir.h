@@ -10,7 +10,7 @@ namespace strata::launch {
 enum class Earlier : std::uint8_t { refuse, accept };
 
 /// The directory of one run, held by an advisory lock while this lives: a second process is refused
-/// with Errc::config. Holds config.toml, metrics.jsonl and ckpt/.
+/// with Errc::config. Holds config.toml, metrics.jsonl, ckpt/ and, if asked for, trace.json.
 class RunDir {
  public:
   /// A directory that exists is locked at once, so that what is read of it stays; one that does not

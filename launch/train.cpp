@@ -146,6 +146,7 @@ int train(Words words) {
                                         "memory",
                                         "checkpoint",
                                         "run",
+                                        "trace",
                                         "resume",
                                         "io",
                                         "threads"};

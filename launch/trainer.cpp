@@ -17,6 +17,7 @@
 #include "launch/plan_report.h"
 #include "launch/report.h"
 #include "launch/signals.h"
+#include "launch/trace.h"
 #include "parallel/self_communicator.h"
 
 namespace strata::launch {
@@ -62,6 +63,7 @@ class Trainer {
     dir_.create();
     writer_ = std::make_unique<checkpoint::Writer>(writer_config(), engine_.state_dict(), ranks_);
     report_ = std::make_unique<Report>(dir.path(), state_.step);
+    trace_ = std::make_unique<Trace>(trace_config(), engine_.ledger(), *report_);
     io::replace_file(dir.path() / "config.toml", job_.settings.toml());
   }
 
@@ -77,6 +79,11 @@ class Trainer {
     return {.root = dir_.checkpoints(),
             .keep_last = static_cast<int>(config_.checkpoint.keep_last),
             .queue = {.engine = config_.io_engine}};
+  }
+  TraceConfig trace_config() const {
+    return {.file = dir_.path() / "trace.json",
+            .steps = config_.trace_steps,
+            .spans = trace_spans(config_.trace_steps, engine_.blueprint().step_program())};
   }
   void restore(const std::filesystem::path& checkpoint);
   void load_batches();
@@ -96,6 +103,7 @@ class Trainer {
   RunState state_;
   std::tuple<std::int64_t, std::int64_t, std::int64_t> before_;  // step, tokens, samples
   std::unique_ptr<Report> report_;
+  std::unique_ptr<Trace> trace_;
   std::vector<MicroBatch> batches_, evaluation_batches_;
   StepScalars scalars_;
   TrainResult result_;
@@ -163,7 +171,10 @@ void Trainer::step() {
   scalars_.inputs.loss_tokens = tokens;
   scalars_.inputs.clip = config_.optim.clip;
   scalars_.stop_requested = stop_requested();
+  scalars_.inputs.spans = trace_->begin(step);
   engine_.step(scalars_);
+  const double seconds = seconds_since(start);
+  trace_->end();
 
   ++result_.steps_done;
   state_.step = step;
@@ -182,7 +193,7 @@ void Trainer::step() {
                  .skipped = skipped,
                  .tokens = tokens,
                  .tokens_seen = state_.tokens,
-                 .seconds = seconds_since(start),
+                 .seconds = seconds,
                  .memory_bytes = engine_.ledger().peak(kDevice)});
   kill_point("train.step");
 }

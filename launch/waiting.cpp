@@ -8,6 +8,8 @@
 #include <system_error>
 #include <thread>
 
+#include <fmt/format.h>
+#include <strings.h>
 #include <unistd.h>
 
 namespace strata::launch {
@@ -54,6 +56,21 @@ void choose_waiting(char** argv) {
   if (!unknown) {
     execv(self.c_str(), argv);
   }
+}
+
+std::string wait_policy() {
+  if (const char* turns = std::getenv("GOMP_SPINCOUNT"); turns != nullptr) {  // the stronger one
+    return fmt::format("spin {0} turns, then sleep (GOMP_SPINCOUNT={0})", turns);
+  }
+  const char* policy = std::getenv("OMP_WAIT_POLICY");
+  if (policy == nullptr) {
+    return "as the OpenMP library chooses";
+  }
+  return fmt::format("{} (OMP_WAIT_POLICY={})",
+                     strcasecmp(policy, "active") == 0    ? "spin for ever"
+                     : strcasecmp(policy, "passive") == 0 ? "sleep at once"
+                                                          : "as the OpenMP library chooses",
+                     policy);
 }
 
 }  // namespace strata::launch

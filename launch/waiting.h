@@ -1,4 +1,5 @@
 #pragma once
+#include <string>
 
 namespace strata::launch {
 
@@ -7,5 +8,8 @@ namespace strata::launch {
 /// sleeps, else for some microseconds. libgomp reads its environment when it is loaded, so the
 /// program starts itself once more; returns if that is not needed or not possible.
 void choose_waiting(char** argv);
+
+/// What threads of the team do between regions, with the variable that says so.
+std::string wait_policy();
 
 }  // namespace strata::launch

@@ -113,6 +113,7 @@ bool DnnlProduct::pack(Accumulate mode) {
 }
 
 DnnlProduct::Kernel DnnlProduct::prepare(const dnnl::matmul::primitive_desc& described) {
+  kernel_name_ = described.impl_info_str();
   const memory::desc scratch = described.scratchpad_desc();
   slot_scratch_bytes_ = std::max(slot_scratch_bytes_, whole_lines(scratch.get_size()));
   Kernel kernel{dnnl::matmul(described), {}};
@@ -149,6 +150,7 @@ void DnnlProduct::cut(Accumulate mode, int threads) {
       }
     }
   }
+  kernel_name_ += " in tiles";
 }
 
 std::int64_t DnnlProduct::scratch_bytes() const {

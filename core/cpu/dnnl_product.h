@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <dnnl.hpp>
@@ -18,6 +19,8 @@ class DnnlProduct {
  public:
   DnnlProduct(const MatmulShape& shape, Accumulate mode, int threads);
   std::int64_t scratch_bytes() const;
+  /// As the library calls it; " in tiles" where we cut them.
+  std::string kernel_name() const { return kernel_name_; }
   void run(const ProductOperands& operands, std::byte* scratch);
 
  private:
@@ -43,6 +46,7 @@ class DnnlProduct {
   void pack_weights();
 
   MatmulShape shape_;
+  std::string kernel_name_;
   int library_threads_;  // the library's own team: ours, or 1 where we cut tiles
   dnnl::stream stream_;
   std::size_t slots_ = 1;  // tiles that may run at once

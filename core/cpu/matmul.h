@@ -23,5 +23,8 @@ void product(const ProductOperands& operands,
 
 /// Name and version of what computes the products.
 std::string product_library();
+/// What core/matmul.h tells of a shape and of bf16.
+std::string product_kernel(const MatmulShape& shape);
+bool product_has_bf16();
 
 }  // namespace strata::cpu

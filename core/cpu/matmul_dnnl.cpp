@@ -174,6 +174,17 @@ void product(const ProductOperands& operands,
   run_prepared(operands, shape, mode, scratch);
 }
 
+std::string product_kernel(const MatmulShape& shape) {
+  if (widens(shape)) {
+    return prepared(Widened(shape).shape, Accumulate::overwrite).kernel_name() + " on f32 copies";
+  }
+  return prepared(shape, Accumulate::overwrite).kernel_name();
+}
+
+bool product_has_bf16() {
+  return has_fast_bf16();
+}
+
 std::string product_library() {
   const dnnl_version_t* v = dnnl_version();
   // The instruction set decides the bits as much as the version does.

@@ -55,4 +55,12 @@ std::string product_library() {
   return "plain loops";
 }
 
+std::string product_kernel(const MatmulShape&) {
+  return "plain loops";
+}
+
+bool product_has_bf16() {
+  return false;
+}
+
 }  // namespace strata::cpu

@@ -127,5 +127,15 @@ TEST(Matmul, CountsWhatItRan) {
   EXPECT_EQ(runs(Accumulate::overwrite), others);
 }
 
+TEST(Matmul, NamesItsKernel) {
+  const MatmulShape f32{.m = 300, .n = 260, .k = 32};
+  MatmulShape narrow = f32;
+  narrow.in = DType::bf16;
+  EXPECT_NE(matmul_kernel(f32), "");
+  EXPECT_EQ(matmul_kernel(f32).find("copies"), std::string::npos);
+  const bool copies = matmul_kernel(narrow).find("on f32 copies") != std::string::npos;
+  EXPECT_EQ(copies, !matmul_has_bf16() && matmul_library() != "plain loops");
+}
+
 }  // namespace
 }  // namespace strata

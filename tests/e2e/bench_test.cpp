@@ -132,6 +132,57 @@ TEST(Bench, AnUpdateThatDoesNotFitIsRefused) {
   EXPECT_EQ(end.out, "");
 }
 
+json bench_attention(std::vector<std::string> more) {
+  std::vector<std::string> words{"bench", "attention", "--repeats", "2", "--json"};
+  words.insert(words.end(), more.begin(), more.end());
+  const CommandEnd end = run_command(std::move(words));
+  EXPECT_EQ(end.exit_code, 0) << end.text();
+  return end.exit_code == 0 ? json::parse(end.out) : json();
+}
+
+TEST(Bench, AttentionIsMeasuredByLengthAgainstProducts) {
+  for (const char* dtype : {"f32", "bf16"}) {
+    const json r = bench_attention(
+        {"--heads", "4", "--head-dim", "8", "--kv-heads", "2", "--seq", "64,16", "--dtype", dtype});
+    ASSERT_TRUE(r.is_object());
+    EXPECT_EQ(r["dtype"], dtype);
+    EXPECT_EQ(r["kv_heads"], 2);
+    ASSERT_EQ(r["rows"].size(), 2u);
+    for (const json& row : r["rows"]) {
+      const double T = row["seq"], tokens = T * row["batch"].get<double>();
+      EXPECT_EQ(tokens, 4096);
+      const double ms =
+          row["forward_ms"]["median"].get<double>() + row["backward_ms"]["median"].get<double>();
+      EXPECT_LE(row["backward_ms"]["min"], row["backward_ms"]["median"]);
+      EXPECT_NEAR(row["us_per_token"].get<double>() * tokens / ms, 1e3, 1e-6);
+      const double gflops = row["gflops"], gemm = row["gemm_gflops"];
+      EXPECT_NEAR(gflops * 1e6 * ms / (6 * T * 32 * tokens), 1, 1e-9);
+      EXPECT_GT(gemm, 0);
+      EXPECT_NEAR(row["fraction_of_gemm"].get<double>() * gemm / gflops, 1, 1e-9);
+    }
+    EXPECT_EQ(r["rows"][0]["seq"], 64);
+    const double longest = r["rows"][0]["us_per_token"], shortest = r["rows"][1]["us_per_token"];
+    EXPECT_NEAR(r["cost_growth"].get<double>() * shortest / longest, 1, 1e-9);
+    EXPECT_EQ(r["seq_growth"], 4);
+  }
+}
+
+TEST(Bench, AttentionTakesABatchAndAnyLength) {
+  const json r = bench_attention({"--heads", "1", "--head-dim", "3", "--seq", "7", "--batch", "2"});
+  EXPECT_EQ(r["rows"][0]["batch"], 2);
+  EXPECT_EQ(r["kv_heads"], 1);
+  EXPECT_EQ(r["cost_growth"], 1);
+}
+
+TEST(Bench, AttentionThatDoesNotFitIsRefused) {
+  for (const auto& [option, value] : {std::pair("--batch", "4096"), {"--heads", "4096"}}) {
+    const CommandEnd end = run_command(
+        {"bench", "attention", "--seq", "1048576", "--head-dim", "4096", option, value});
+    EXPECT_EQ(end.exit_code, 3) << end.text();
+    EXPECT_NE(end.err.find("lower --seq"), std::string::npos) << end.text();
+  }
+}
+
 TEST(Bench, WrongWordsAreAnswered) {
   const auto expect = [](std::vector<std::string> words, const std::string& needed) {
     const CommandEnd end = run_command(std::move(words));
@@ -152,6 +203,12 @@ TEST(Bench, WrongWordsAreAnswered) {
   expect({"bench", "optim", "--params", "0"}, "--params needs 1 to");
   expect({"bench", "optim", "--params", "1e8"}, "--params");
   expect({"bench", "optim", "--repeats", "0"}, "--repeats needs 1 to");
+  expect({"bench", "attention", "--seq", "256,"}, "--seq needs lengths");
+  expect({"bench", "attention", "--seq", "256 512"}, "--seq needs lengths");
+  expect({"bench", "attention", "--seq", "0"}, "--seq needs lengths");
+  expect({"bench", "attention", "--seq", "512,4097"}, "512 does not divide 4097 tokens");
+  expect({"bench", "attention", "--heads", "12", "--kv-heads", "5"}, "must divide the 12 heads");
+  expect({"bench", "attention", "--head-dim", "0"}, "--head-dim needs 1 to");
 }
 
 }  // namespace

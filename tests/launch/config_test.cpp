@@ -60,6 +60,7 @@ TEST_F(ConfigTest, Defaults) {
   EXPECT_EQ(c.train.schedule.lr, 3e-4);
   EXPECT_EQ(c.memory.device, MemorySettings::Device::automatic);
   EXPECT_EQ(c.resume, Resume::automatic);
+  EXPECT_FALSE(c.trace_steps.contains(0) || c.trace_steps.contains(1));
 }
 
 TEST_F(ConfigTest, DefaultsAreCanonical) {
@@ -78,6 +79,7 @@ threads = 3
 model = { preset = "p", dropout = 0.5, bias = false, L = 2, C = "1k", H = 4, K = 5, F = 6, max_T = 512 }
 data = { train = ["a.txt", "b.tok"], valid = 0.25, tokenizer = "chars", sampling = "window" }
 run.dir = "out"
+trace.steps = "3:8"
 io.engine = "threads"
 memory.device = "1.5GiB"
 checkpoint = { every = 7, keep_last = 8 }
@@ -122,6 +124,8 @@ codec.name = "bf16"
   EXPECT_EQ(c.data.valid_fraction, 0.25);
   EXPECT_EQ(c.data.tokenizer, "chars");
   EXPECT_EQ(c.run_dir, "out");
+  EXPECT_EQ(c.trace_steps.first, 3);
+  EXPECT_EQ(c.trace_steps.last, 8);
   EXPECT_EQ(c.io_engine, io::QueueConfig::Engine::threads);
   EXPECT_EQ(c.memory.device, MemorySettings::Device::bytes);
   EXPECT_EQ(c.memory.device_bytes, std::int64_t{3} << 29);
@@ -147,7 +151,7 @@ codec.name = "bf16"
   EXPECT_EQ(c.optim.method, "lion");
   EXPECT_EQ(c.optim.clip, 0.5);
   EXPECT_EQ(c.optim.settings, (Names{{"beta1", "0.9"}, {"codec.name", "bf16"}}));
-  EXPECT_THAT(s.values().at("train.steps").origin, HasSubstr("run.toml:12"));
+  EXPECT_THAT(s.values().at("train.steps").origin, HasSubstr("run.toml:13"));
   EXPECT_EQ(s.values().at("numerics.grad_dtype").origin, "default");
 }
 
@@ -335,6 +339,34 @@ TEST_F(ConfigTest, UnitsAndLists) {
   EXPECT_EQ(path.config().resume_path, "run/step-3");
 }
 
+TEST_F(ConfigTest, StepsToTrace) {
+  const auto steps = [](const char* text) {
+    const Settings s = from_line({"--trace.steps", text});
+    const StepRange range = s.config().trace_steps;
+    return std::tuple(range.first, range.last, s.values().at("trace.steps").text);
+  };
+  EXPECT_EQ(steps("20:22"), std::tuple(20, 22, "20:22"));
+  EXPECT_EQ(steps("7"), std::tuple(7, 7, "7"));
+  EXPECT_EQ(steps("7:7"), std::tuple(7, 7, "7"));
+  EXPECT_EQ(from_file("trace.steps = 7").config().trace_steps.last, 7);
+  for (const char* wrong :
+       {"20:", ":22", "a:b", "22:20", "0:3", "0", "2:3:4", "2-3", "2.5", "-1"}) {
+    SCOPED_TRACE(wrong);
+    const std::string argument = std::string("--trace.steps=") + wrong;
+    line_error({argument.c_str()},
+               {"command line: trace.steps needs a step, or FIRST:LAST with FIRST at most LAST, or "
+                "none, got '" +
+                std::string(wrong) + "'"});
+  }
+  const auto complete = [](const char* range) {
+    from_line({"--train.steps=30", range}).complete(1024, {});
+  };
+  complete("--trace.steps=29:30");
+  expect_error(Errc::config,
+               {"command line: trace.steps = 30:31 goes beyond", "train.steps = 30", "1 to 30"},
+               [&] { complete("--trace.steps=30:31"); });
+}
+
 TEST_F(ConfigTest, EqualValuesHaveEqualTexts) {
   const auto text = [](std::vector<const char*> line, const char* key) {
     return from_line(line).values().at(key).text;
@@ -424,6 +456,7 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "checkpoint.every",
                                                 "checkpoint.keep_last",
                                                 "run.dir",
+                                                "trace.steps",
                                                 "resume",
                                                 "io.engine",
                                                 "threads"};

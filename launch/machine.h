@@ -1,0 +1,12 @@
+#pragma once
+#include <string>
+
+namespace strata::launch {
+
+/// As the system names the first one; "unknown" where it does not.
+std::string processor_name();
+
+/// What the system does with huge pages: "always", "madvise", "never", "unknown".
+std::string huge_pages();
+
+}  // namespace strata::launch
