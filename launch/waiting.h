@@ -4,8 +4,8 @@
 namespace strata::launch {
 
 /// Chooses how the OpenMP team waits between regions, unless the user did (OMP_WAIT_POLICY or
-/// GOMP_SPINCOUNT): on a machine where nothing else runs it spins for about a millisecond before it
-/// sleeps, else for some microseconds. libgomp reads its environment when it is loaded, so the
+/// GOMP_SPINCOUNT): where nothing else runs it spins for milliseconds before it sleeps, libgomp's
+/// own way, else for some microseconds. libgomp reads its environment when it is loaded, so the
 /// program starts itself once more; returns if that is not needed or not possible.
 void choose_waiting(char** argv);
 

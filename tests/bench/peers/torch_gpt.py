@@ -81,6 +81,8 @@ def arguments():
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="all cores we may use")
     parser.add_argument("--compile", choices=("auto", "yes", "no"), default="auto",
                         help="torch.compile of the blocks; auto: with f32, where it works (auto)")
+    parser.add_argument("--plain", action="store_true",
+                        help="the model as users write it: modules, all logits at once, autocast; not compiled")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     args = parser.parse_args()
     if args.model not in SIZES:
@@ -112,7 +114,7 @@ def compiled(model, ids, targets, how):
 def timed_step(trainer, ids, targets):
     """Seconds of forward, backward and update, and the loss."""
     marks = [time.perf_counter()]
-    loss = trainer.model(ids, targets)
+    loss = trainer.loss(ids, targets)
     marks.append(time.perf_counter())
     loss.backward()
     marks.append(time.perf_counter())
@@ -135,8 +137,9 @@ def measure(args):
     tokens = torch.randint(V, (args.batch, args.seq + 1))
     ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     bf16 = args.dtype == "bf16"
-    trainer = Trainer(Model(L, C, H, V, positions), bf16)
-    compiling = compiled(trainer.model, ids, targets, "no" if args.compile == "auto" and bf16 else args.compile)
+    trainer = Trainer(Model(L, C, H, V, positions, args.plain), bf16)
+    leave = args.compile == "auto" and (bf16 or args.plain)
+    compiling = compiled(trainer.model, ids, targets, "no" if leave else args.compile)
     first_loss = timed_step(trainer, ids, targets)[1]
     timed_step(trainer, ids, targets)
     parts, losses = zip(*(timed_step(trainer, ids, targets) for _ in range(args.steps)))
@@ -149,7 +152,7 @@ def measure(args):
             "forward_ms": forward, "backward_ms": backward, "optimizer_ms": update,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "first_loss": first_loss, "last_loss": losses[-1],
-            "torch": torch.__version__, "threads": args.threads, "compile": compiling, "mkl_avx512": mkl,
+            "torch": torch.__version__, "threads": args.threads, "compile": compiling, "plain": args.plain, "mkl_avx512": mkl,
             "environment": {name: os.environ.get(name) for name in environment(args.threads)}}
 
 

@@ -9,10 +9,10 @@ ROWS = 256  # of logits alive at once
 SHORT = 512  # tokens up to which bf16 attention is written out
 
 
-def attention(q, k, v):
+def attention(q, k, v, plain):
     """Fused, but for short sequences in bf16, where the products of the fused backward are slow."""
     b, h, t, d = q.shape
-    if q.dtype != torch.bfloat16 or t > SHORT:
+    if plain or q.dtype != torch.bfloat16 or t > SHORT:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     q, k, v = (x.reshape(b * h, t, d) for x in (q, k, v))
     mask = torch.full((1, t, t), -math.inf, dtype=q.dtype).triu(1)
@@ -21,9 +21,9 @@ def attention(q, k, v):
 
 
 class Block(nn.Module):
-    def __init__(self, C, H):
+    def __init__(self, C, H, plain):
         super().__init__()
-        self.H = H
+        self.H, self.plain = H, plain
         self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
         self.qkv = nn.Linear(C, 3 * C)
         self.attention_out = nn.Linear(C, C)
@@ -33,7 +33,7 @@ class Block(nn.Module):
     def forward(self, x):
         b, t, c = x.shape
         q, k, v = (h.view(b, t, self.H, c // self.H).transpose(1, 2) for h in self.qkv(self.ln_1(x)).split(c, 2))
-        x = x + self.attention_out(attention(q, k, v).transpose(1, 2).reshape(b, t, c))
+        x = x + self.attention_out(attention(q, k, v, self.plain).transpose(1, 2).reshape(b, t, c))
         return x + self.down(F.gelu(self.up(self.ln_2(x)), approximate="tanh"))
 
 
@@ -67,10 +67,13 @@ class Head(torch.autograd.Function):
 
 
 class Model(nn.Module):
-    def __init__(self, L, C, H, V, positions):
+    """plain: as users of PyTorch write it, with all logits at once and fused attention everywhere."""
+
+    def __init__(self, L, C, H, V, positions, plain):
         super().__init__()
+        self.plain = plain
         self.tokens, self.positions = nn.Embedding(V, C), nn.Embedding(positions, C)
-        self.blocks = nn.ModuleList(Block(C, H) for _ in range(L))
+        self.blocks = nn.ModuleList(Block(C, H, plain) for _ in range(L))
         self.norm = nn.LayerNorm(C)
         for m in self.modules():
             if isinstance(m, (nn.Linear, nn.Embedding)):
@@ -85,13 +88,18 @@ class Model(nn.Module):
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         for block in self.blocks:
             x = block(x)
+        if self.plain:
+            return F.cross_entropy((self.norm(x) @ self.tokens.weight.t()).flatten(0, 1), targets.flatten())
         return Head.apply(self.norm(x).flatten(0, 1), self.tokens.weight, targets.flatten())
 
 
 class Trainer:
-    """forward, backward and update of one step. With bf16 the optimizer sees an f32 master copy."""
+    """forward, backward and update of one step. With bf16 the optimizer sees an f32 master copy, or, plain, the
+    weights themselves, which autocast rounds."""
 
     def __init__(self, model, bf16):
+        self.autocast = bf16 and model.plain
+        bf16 = bf16 and not model.plain
         self.model = model.bfloat16() if bf16 else model
         self.weights = list(model.parameters())
         self.masters = [nn.Parameter(w.detach().float()) for w in self.weights] if bf16 else self.weights
@@ -100,6 +108,10 @@ class Trainer:
         self.adamw = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
         for p in self.masters if bf16 else ():
             p.grad = torch.empty_like(p)
+
+    def loss(self, ids, targets):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            return self.model(ids, targets)
 
     @torch.no_grad()
     def update(self):
