@@ -44,7 +44,7 @@ bool machine_is_busy() {
 // Measured on two virtual cores, tokens/s of a training step with small products: idle machine
 // 26.5k spinning for ever, 20.5k sleeping at once, 26k with a few hundred turns; beside one busy
 // process 6.3k, 13.4k and 12.5k. A core that sleeps is given away by its host and comes back late:
-// spinning for milliseconds, as libgomp does unasked, is worth 3 to 10 % of gpt2-124m's step where
+// spinning for milliseconds, as libgomp does unasked, is worth 3 to 6 % of gpt2-124m's step where
 // nothing else runs.
 void choose_waiting(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr ||
