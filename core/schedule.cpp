@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/summation.h"
 
 namespace strata {
 namespace {
@@ -97,11 +98,6 @@ class ProgramWriter {
 };
 
 }  // namespace
-
-MicroBatchRange micro_batch_range(int rank, int world, int micro_batches) {
-  const auto cut = [&](std::int64_t r) { return static_cast<int>(r * micro_batches / world); };
-  return {cut(rank), cut(rank + 1)};
-}
 
 Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
   ProgramWriter w(shape, ProgramKind::train);

@@ -38,10 +38,4 @@ Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 
-/// Micro-batches of a rank: [floor(r G / W), floor((r + 1) G / W)).
-struct MicroBatchRange {
-  int begin = 0, end = 0;
-};
-MicroBatchRange micro_batch_range(int rank, int world, int micro_batches);
-
 }  // namespace strata

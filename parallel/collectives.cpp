@@ -45,7 +45,8 @@ void RankCollectives::reduce(const Instruction& i, const Held& packs) {
     }
   }
   if (ranks_.size() > 1) {
-    Tensor whole(own.data(), DType::f32, {static_cast<std::int64_t>(own.size() / sizeof(float))});
+    const Tensor whole(
+        own.data(), DType::f32, {static_cast<std::int64_t>(own.size() / sizeof(float))});
     ranks_.all_reduce(whole);
   }
 }

@@ -3,15 +3,23 @@
 #include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
+#include "parallel/fold.h"
 
 namespace strata::parallel {
 
 namespace {
 
-void require_whole(const Tensor& x, std::span<const std::int64_t> ends) {
-  STRATA_ASSERT(ends.size() == 1 && ends[0] == x.numel());
+void sum(std::span<const Tensor> parts, const SumOrder& order) {
+  std::vector<const float*> contributions;
+  for (const Tensor& part : parts) {
+    contributions.push_back(part.data<float>());
+  }
+  if (order.contributions() > 1) {
+    fold(parts[0].data<float>(), contributions, order, parts[0].numel());
+  }
 }
 
 [[noreturn]] void no_peer(const char* what, int peer, int tag) {
@@ -24,15 +32,17 @@ void require_whole(const Tensor& x, std::span<const std::int64_t> ends) {
 
 }  // namespace
 
-void SelfCommunicator::all_reduce(Tensor&) {}
-
-void SelfCommunicator::reduce_scatter(Tensor& x, std::span<const std::int64_t> ends) {
-  require_whole(x, ends);
+void SelfCommunicator::all_reduce(std::span<const Tensor> parts, const SumOrder& order) {
+  sum(parts, order);
 }
 
-void SelfCommunicator::all_gather(Tensor& x, std::span<const std::int64_t> ends) {
-  require_whole(x, ends);
+void SelfCommunicator::reduce_scatter(std::span<const Tensor> parts,
+                                      const SumOrder& order,
+                                      std::span<const Share>) {
+  sum(parts, order);
 }
+
+void SelfCommunicator::all_gather(std::span<std::byte>, std::span<const Share>) {}
 
 void SelfCommunicator::broadcast(std::span<std::byte>, int root) {
   STRATA_ASSERT(root == 0);

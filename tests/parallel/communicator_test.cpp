@@ -42,21 +42,82 @@ TEST_P(Contract, AllReduceFoldsRanksInOrder) {
   });
 }
 
-TEST_P(Contract, UnevenRangesScatterAndGather) {
+/// Floats at which order shows: powers of two far apart, different for each contribution.
+float contribution(int number, std::int64_t element) {
+  return static_cast<float>(std::ldexp(1.0 + 0.37 * number, static_cast<int>(element * 7 % 30))) +
+         static_cast<float>(std::ldexp(1.0, (number * 11 + static_cast<int>(element)) % 28));
+}
+
+float expected_sum(const SumOrder& order, std::int64_t element) {
+  std::vector<float> stack;
+  for (const int step : order.steps) {
+    if (step != SumOrder::kAdd) {
+      stack.push_back(contribution(step, element));
+      continue;
+    }
+    const float right = stack.back();
+    stack.pop_back();
+    stack.back() += right;
+  }
+  return stack.back();
+}
+
+/// This rank's parts of `order`, each of `numel` values.
+std::vector<Tensor> parts_of(const Communicator& c, const SumOrder& order, std::int64_t numel) {
+  int number = 0;
+  for (int r = 0; r < c.rank(); ++r) {
+    number += order.parts[static_cast<std::size_t>(r)];
+  }
+  std::vector<Tensor> parts;
+  for (int k = 0; k < order.parts[static_cast<std::size_t>(c.rank())]; ++k, ++number) {
+    parts.push_back(Tensor::zeros(DType::f32, {numel}));
+    for (std::int64_t i = 0; i < numel; ++i) {
+      parts.back().data<float>()[i] = contribution(number, i);
+    }
+  }
+  return parts;
+}
+
+TEST_P(Contract, SumsFollowTheTreeWhateverTheRanksHold) {
   GetParam().run([](Communicator& c) {
-    std::vector<std::int64_t> ends;
+    for (const int micro_batches : {c.size(), c.size() + 1, 7, 11}) {
+      const SumOrder order = sum_order(Summation::elastic, c.size(), micro_batches);
+      const std::vector<Tensor> parts = parts_of(c, order, 1500);
+      c.all_reduce(parts, order);
+      for (std::int64_t i = 0; i < 1500; ++i) {
+        ASSERT_EQ(parts[0].data<float>()[i], expected_sum(order, i)) << i;
+      }
+    }
+  });
+}
+
+TEST_P(Contract, UnevenSharesScatterAndGather) {
+  GetParam().run([](Communicator& c) {
+    // Shares of 3, 0, 3, 0 ... elements, then a second round of one each, with a gap between.
+    std::vector<Share> shares;
     std::int64_t total = 0;
     for (int r = 0; r < c.size(); ++r) {
-      ends.push_back(total += r % 2 == 0 ? 3 : 0);
+      const std::int64_t numel = r % 2 == 0 ? 3 : 0;
+      shares.push_back({total, total + numel, r});
+      total += numel;
+    }
+    const std::int64_t gap = total++;
+    for (int r = 0; r < c.size(); ++r, ++total) {
+      shares.push_back({total, total + 1, r});
     }
     Tensor x = Tensor::zeros(DType::f32, {total});
     for (std::int64_t i = 0; i < total; ++i) {
       x.data<float>()[i] = static_cast<float>(i);
     }
-    c.reduce_scatter(x, ends);
-    c.all_gather(x, ends);
+    c.reduce_scatter(x, shares);
+    x.data<float>()[gap] = -1.f;
+    for (Share& share : shares) {
+      share.begin *= 4;
+      share.end *= 4;
+    }
+    c.all_gather({x.bytes(), static_cast<std::size_t>(total) * 4}, shares);
     for (std::int64_t i = 0; i < total; ++i) {
-      EXPECT_EQ(x.data<float>()[i], static_cast<float>(c.size() * i));
+      EXPECT_EQ(x.data<float>()[i], i == gap ? -1.f : static_cast<float>(c.size() * i));
     }
   });
 }

@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -97,25 +98,35 @@ class LocalCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce(Tensor& x) override { reduce(x, 0, x.numel()); }
-
-  void reduce_scatter(Tensor& x, std::span<const std::int64_t> ends) override {
-    const Range mine = range(ends, rank_);
-    reduce(x, mine.begin, mine.end);
-    // The rest is undefined, and whoever reads it shall notice.
-    const float poison = std::numeric_limits<float>::quiet_NaN();
-    std::fill(x.data<float>(), x.data<float>() + mine.begin, poison);
-    std::fill(x.data<float>() + mine.end, x.data<float>() + x.numel(), poison);
+  void all_reduce(std::span<const Tensor> parts, const SumOrder& order) override {
+    reduce(parts, order, {{0, parts[0].numel(), rank_}});
   }
 
-  void all_gather(Tensor& x, std::span<const std::int64_t> ends) override {
-    share(x.bytes(), [&] {
-      for (int r = 0; r < size_; ++r) {
-        const Range theirs = range(ends, r);
-        if (r != rank_) {
-          std::copy(floats_of(r) + theirs.begin,
-                    floats_of(r) + theirs.end,
-                    x.data<float>() + theirs.begin);
+  void reduce_scatter(std::span<const Tensor> parts,
+                      const SumOrder& order,
+                      std::span<const Share> shares) override {
+    reduce(parts, order, {shares.begin(), shares.end()});
+    // What is not summed here is undefined, and whoever reads it shall notice.
+    const auto poison = [&](std::int64_t begin, std::int64_t end) {
+      std::fill(parts[0].data<float>() + begin,
+                parts[0].data<float>() + end,
+                std::numeric_limits<float>::quiet_NaN());
+    };
+    std::int64_t done = 0;
+    for (const Share& share : shares) {
+      if (share.owner == rank_) {
+        poison(done, share.begin);
+        done = share.end;
+      }
+    }
+    poison(done, parts[0].numel());
+  }
+
+  void all_gather(std::span<std::byte> bytes, std::span<const Share> shares) override {
+    share(bytes.data(), [&] {
+      for (const Share& s : shares) {
+        if (s.owner != rank_) {
+          std::copy(bytes_of(s.owner) + s.begin, bytes_of(s.owner) + s.end, bytes.data() + s.begin);
         }
       }
     });
@@ -154,14 +165,6 @@ class LocalCommunicator final : public Communicator {
   [[noreturn]] void abort(int exit_code) noexcept override { std::_Exit(exit_code); }
 
  private:
-  struct Range {
-    std::int64_t begin, end;
-  };
-  static Range range(std::span<const std::int64_t> ends, int rank) {
-    const auto r = static_cast<std::size_t>(rank);
-    return {r == 0 ? 0 : ends[r - 1], ends[r]};
-  }
-
   /// Runs `read` while every rank's pointer is visible to all and nobody writes.
   template <class Read>
   void share(const std::byte* mine, const Read& read) {
@@ -173,19 +176,47 @@ class LocalCommunicator final : public Communicator {
   const std::byte* bytes_of(int rank) const {
     return meeting_.pointers[static_cast<std::size_t>(rank)];
   }
-  const float* floats_of(int rank) const { return reinterpret_cast<const float*>(bytes_of(rank)); }
 
-  void reduce(Tensor& x, std::int64_t begin, std::int64_t end) {
-    std::vector<float> sum(static_cast<std::size_t>(end - begin));
-    share(x.bytes(), [&] {
-      std::copy(floats_of(0) + begin, floats_of(0) + end, sum.begin());
-      for (int r = 1; r < size_; ++r) {
-        for (std::size_t i = 0; i < sum.size(); ++i) {
-          sum[i] += floats_of(r)[static_cast<std::size_t>(begin) + i];
+  /// The sum of one element, by the letter of its order.
+  float sum(const SumOrder& order, std::int64_t element) const {
+    std::vector<float> contributions, stack;
+    for (int r = 0; r < size_; ++r) {
+      const auto* parts = reinterpret_cast<const std::vector<const float*>*>(bytes_of(r));
+      STRATA_ASSERT(static_cast<int>(parts->size()) == order.parts[static_cast<std::size_t>(r)]);
+      for (const float* part : *parts) {
+        contributions.push_back(part[element]);
+      }
+    }
+    for (const int step : order.steps) {
+      if (step == SumOrder::kAdd) {
+        const float right = stack.back();
+        stack.pop_back();
+        stack.back() = stack.back() + right;
+      } else {
+        stack.push_back(contributions[static_cast<std::size_t>(step)]);
+      }
+    }
+    return stack.back();
+  }
+
+  void reduce(std::span<const Tensor> parts,
+              const SumOrder& order,
+              const std::vector<Share>& shares) {
+    std::vector<const float*> pointers;
+    for (const Tensor& part : parts) {
+      pointers.push_back(part.data<float>());
+    }
+    std::vector<std::pair<std::int64_t, float>> sums;
+    share(reinterpret_cast<const std::byte*>(&pointers), [&] {
+      for (const Share& s : shares) {
+        for (std::int64_t i = s.begin; i < s.end && s.owner == rank_; ++i) {
+          sums.emplace_back(i, sum(order, i));
         }
       }
     });
-    std::copy(sum.begin(), sum.end(), x.data<float>() + begin);
+    for (const auto& [i, value] : sums) {
+      parts[0].data<float>()[i] = value;
+    }
   }
 
   Meeting& meeting_;
