@@ -32,26 +32,14 @@ bool moves(Op op) {
   return op == Op::fetch || op == Op::evict || op == Op::save || op == Op::restore;
 }
 
-/// Every rank validates its own part; the whole is validated where the programs are made.
-void require_runnable(const Program& program) {
-  Program alone = program;
-  alone.first_micro_batch = 0;
-  if (program.first_micro_batch != 0) {
-    for (Instruction& i : alone.step) {
-      i.micro_batch -= i.micro_batch >= 0 ? program.first_micro_batch : 0;
-    }
-    alone.last_micro_batch -= program.first_micro_batch;
-  }
-  if (const auto wrong = validate({&alone, 1})) {
-    throw Error(Errc::internal, "program: " + to_string(*wrong));
-  }
-}
-
 }  // namespace
 
 Executor::Executor(Program program, Machine machine)
     : program_(std::move(program)), machine_(machine) {
-  require_runnable(program_);
+  // Every rank its own part; the whole is validated where the programs are made.
+  if (const auto wrong = validate_alone(program_)) {
+    throw Error(Errc::internal, "program: " + to_string(*wrong));
+  }
   bool decided = false;
   for (const Instruction& i : program_.step) {
     effects_.push_back(effects(program_, i, decided));
@@ -127,6 +115,8 @@ void Executor::obey(const Instruction& i, const Held& packs, StepScalars& scalar
       return machine_.blocks->recompute(i, packs, scalars);
     case Op::backward:
       return machine_.blocks->backward(i, packs, scalars);
+    case Op::merge:
+      return machine_.collectives->merge(i, packs);
     case Op::reduce:
       return machine_.collectives->reduce(i, packs);
     case Op::norm:

@@ -66,11 +66,12 @@ class BlockRunner {
                         StepScalars& scalars) = 0;
 };
 
-/// gather, reduce, decide, the fold of stats, publish, send, recv. Implemented by parallel.
+/// gather, merge, reduce, decide, the fold of stats, publish, send, recv. Implemented by parallel.
 class Collectives {
  public:
   virtual ~Collectives() = default;
   virtual void gather(const Instruction& instruction, const Held& packs) = 0;
+  virtual void merge(const Instruction& instruction, const Held& packs) = 0;
   virtual void reduce(const Instruction& instruction, const Held& packs) = 0;
   /// Folds losses, norm partials, non-finite and stop flags of all ranks; sets the outcome.
   virtual void decide(StepScalars& scalars) = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ostream>
+#include <string>
 
 #include "core/error.h"
 
@@ -9,9 +10,9 @@ namespace strata {
 
 std::string_view to_string(Op op) {
   constexpr std::string_view names[] = {
-      "begin",   "fetch",   "evict",  "gather", "forward",  "recompute", "backward", "save",
-      "restore", "drop",    "reduce", "norm",   "decide",   "stats",     "update",   "commit",
-      "discard", "publish", "send",   "recv",   "snapshot", "end"};
+      "begin",   "fetch",   "evict",   "gather", "forward", "recompute", "backward", "save",
+      "restore", "drop",    "merge",   "reduce", "norm",    "decide",    "stats",    "update",
+      "commit",  "discard", "publish", "send",   "recv",    "snapshot",  "end"};
   static_assert(std::size(names) == static_cast<std::size_t>(Op::end) + 1);
   return names[static_cast<std::size_t>(op)];
 }
@@ -57,6 +58,9 @@ void print(std::ostream& out, const Instruction& i) {
   if (i.needed_by >= 0) {
     out << " needed by " << i.needed_by;
   }
+  if (i.op == Op::merge) {
+    out << " sum " << i.from << " into " << (i.sum < 0 ? "the first" : std::to_string(i.sum));
+  }
   if (i.op == Op::stats) {
     out << " phase " << i.phase;
   }
@@ -99,9 +103,19 @@ struct Table {
         e.creates.push_back(k);
       }
     };
-    contribute({PackClass::grads, i.block});
+    contribute({PackClass::grads, i.block, i.sum});
     if (borrows(i.block)) {
-      contribute({PackClass::borrowed_grads, i.block});
+      contribute({PackClass::borrowed_grads, i.block, i.sum});
+    }
+  }
+  /// The partial sum `from` of the block is added to `to` and dies.
+  void join_sums(int block, int to, int from) {
+    for (const PackClass cls : {PackClass::grads, PackClass::borrowed_grads}) {
+      if (cls == PackClass::grads || borrows(block)) {
+        e.writes.push_back({cls, block, to});
+        e.reads.push_back({cls, block, from});
+        e.ends.push_back({cls, block, from});
+      }
     }
   }
   void use_workspace() { e.writes.push_back({PackClass::workspace}); }
@@ -152,6 +166,29 @@ void backward_effects(Table& t, const Instruction& i) {
   }
 }
 
+/// In Summation::run borrowed gradients join their owner's before ranks are summed; along a tree
+/// each has a sum of its own, so that neither depends on who computed what.
+void reduce_effects(Table& t, const Instruction& i) {
+  using enum PackClass;
+  t.e.writes = {{grads, i.block}};
+  if (t.program.summation == Summation::elastic) {
+    if (t.borrows(i.block)) {
+      t.e.writes.push_back({borrowed_grads, i.block});
+    }
+    for (const int sum : sum_names(t.program)) {
+      if (sum >= 0) {
+        t.join_sums(i.block, -1, sum);
+      }
+    }
+  }
+  for (const Borrow& b : t.program.borrows) {
+    if (b.owner == i.block) {
+      t.e.reads.push_back({borrowed_grads, b.borrower});
+      t.e.ends.push_back({borrowed_grads, b.borrower});
+    }
+  }
+}
+
 /// stats and update: in place once `decide` is known, else into the next generation, which the
 /// first of them brings into being.
 void update_effects(Table& t, const Instruction& i, bool decided) {
@@ -177,6 +214,17 @@ std::ostream& operator<<(std::ostream& out, const Program& program) {
     out << '\n';
   }
   return out;
+}
+
+std::vector<int> sum_names(const Program& program) {
+  std::vector<int> names;
+  for (const MicroBatchRange sum :
+       partial_sums(program.summation,
+                    {program.first_micro_batch, program.last_micro_batch},
+                    program.micro_batches)) {
+    names.push_back(names.empty() ? -1 : sum.begin);
+  }
+  return names;
 }
 
 std::vector<PackKey> Effects::needs() const {
@@ -229,14 +277,11 @@ Effects effects(const Program& program, const Instruction& i, bool decided) {
     case Op::backward:
       backward_effects(t, i);
       break;
+    case Op::merge:
+      t.join_sums(i.block, i.sum, i.from);
+      break;
     case Op::reduce:
-      t.e.writes = {{grads, i.block}};
-      for (const Borrow& b : program.borrows) {
-        if (b.owner == i.block) {
-          t.e.reads.push_back({borrowed_grads, b.borrower});
-          t.e.ends.push_back({borrowed_grads, b.borrower});
-        }
-      }
+      reduce_effects(t, i);
       break;
     case Op::norm:
       t.e.reads = {{grads, i.block}};

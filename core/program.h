@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/pack.h"
+#include "core/summation.h"
 
 namespace strata {
 
@@ -23,7 +24,8 @@ enum class Op : std::uint8_t {
   save,       // boundary or saved activations to a tier
   restore,    // and back
   drop,       // the bytes of a pack are dead
-  reduce,     // gradients of a block: borrowed parts added, then summed over ranks
+  merge,      // one partial sum of a block's gradients, borrowed ones too, joins the one before it
+  reduce,     // gradients of a block: partial sums and borrowed parts added, summed over ranks
   norm,       // partial sums of squares of a block's reduced gradients, non-finite test
   decide,     // all ranks, one reduction: norm, clip coefficient, skip, loss, stop request
   stats,      // sums over whole tensors that a block's update needs first, folded over ranks
@@ -63,6 +65,9 @@ struct Instruction {
   int micro_batch = -1;                // global
   PackClass cls = PackClass::weights;  // operand of fetch, evict, save, restore, drop, send, recv
   Accumulate accumulate = Accumulate::add;  // forward of the last block, backward
+  int sum =
+      -1;  // forward of the last block, backward, merge: PackKey::micro_batch of the gradients
+  int from = -1;  // merge: the partial sum that joins `sum`
   When when = When::always;
   Tier tier = {};      // destination of fetch, save, restore
   int needed_by = -1;  // fetch, restore: index of the first instruction that uses it
@@ -86,6 +91,8 @@ struct Program {
   int blocks = 0;             // block 0 embeds, block blocks-1 is the loss
   int first_micro_batch = 0;  // this rank's contiguous range of the step's micro-batches
   int last_micro_batch = 0;   // one past
+  int micro_batches = 0;      // of the step, all ranks together
+  Summation summation = Summation::run;
   std::vector<Borrow> borrows;
   std::vector<PackKey> residents;  // packs in place before the first and after the last instruction
   std::vector<Instruction> step;
@@ -106,6 +113,11 @@ struct Effects {
 };
 /// `decided`: whether a `decide` came before; an update before it is speculative.
 Effects effects(const Program& program, const Instruction& instruction, bool decided);
+
+/// The names (PackKey::micro_batch) of the partial sums that a rank brings to `reduce`: the first
+/// is -1, those behind it are named by their first micro-batch. More than one only in
+/// Summation::elastic.
+std::vector<int> sum_names(const Program& program);
 
 /// What is wrong with a program. `rank` and `at` say where (-1: at the end, or about all).
 struct Diagnosis {
@@ -128,5 +140,8 @@ struct Budget {
 /// point.
 std::optional<Diagnosis> validate(std::span<const Program> ranks,
                                   std::optional<Budget> budget = std::nullopt);
+/// One rank's part alone: all of the above but what ranks owe one another.
+std::optional<Diagnosis> validate_alone(const Program& program,
+                                        std::optional<Budget> budget = std::nullopt);
 
 }  // namespace strata

@@ -19,6 +19,8 @@ class ProgramWriter {
     program_.blocks = shape.blocks;
     program_.first_micro_batch = mine.begin;
     program_.last_micro_batch = mine.end;
+    program_.micro_batches = shape.micro_batches;
+    program_.summation = shape.summation;
     program_.borrows = shape.borrows;
     for (int b = 0; b < shape.blocks; ++b) {
       program_.residents.push_back({PackClass::weights, b});
@@ -43,16 +45,20 @@ class ProgramWriter {
   void add(Instruction i) { program_.step.push_back(i); }
 
   void forward(int block, int mb) {
-    add({.op = Op::forward, .block = block, .micro_batch = mb, .accumulate = mode(mb)});
+    add(contribution(Op::forward, block, mb));
     if (program_.kind == ProgramKind::train && block < last() && recomputed(block)) {
       add({.op = Op::drop, .block = block, .micro_batch = mb, .cls = PackClass::saved});
+    }
+    if (program_.kind == ProgramKind::train && block == last()) {
+      merge_sums(block, mb);
     }
   }
   void backward(int block, int mb) {
     if (recomputed(block)) {
       add({.op = Op::recompute, .block = block, .micro_batch = mb});
     }
-    add({.op = Op::backward, .block = block, .micro_batch = mb, .accumulate = mode(mb)});
+    add(contribution(Op::backward, block, mb));
+    merge_sums(block, mb);
   }
   /// After the block's last contribution.
   void gradient_complete(int block, UpdateMode update_mode) {
@@ -90,9 +96,22 @@ class ProgramWriter {
   }
 
  private:
-  Accumulate mode(int mb) const {
-    return mb == first_mb() ? Accumulate::overwrite : Accumulate::add;
+  /// In order, the first contribution begins the sum; along the tree each begins one of its own.
+  Instruction contribution(Op op, int block, int mb) const {
+    const bool begins = mb == first_mb() || shape_.summation == Summation::elastic;
+    return {.op = op,
+            .block = block,
+            .micro_batch = mb,
+            .accumulate = begins ? Accumulate::overwrite : Accumulate::add,
+            .sum = begins ? name_of_sum(mb) : -1};
   }
+  void merge_sums(int block, int mb) {
+    const MicroBatchRange mine{first_mb(), end_mb()};
+    for (const Merge m : merges_after(mb, shape_.summation, mine, shape_.micro_batches)) {
+      add({.op = Op::merge, .block = block, .sum = name_of_sum(m.left), .from = m.right});
+    }
+  }
+  int name_of_sum(int first) const { return first == first_mb() ? -1 : first; }
   const StepShape& shape_;
   Program program_;
 };

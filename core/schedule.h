@@ -24,6 +24,7 @@ struct StepShape {
   int blocks = 0;
   int micro_batches = 0;  // G, of all ranks together
   int rank = 0, world = 1;
+  Summation summation = Summation::run;
   std::vector<Borrow> borrows = {};
   int stat_phases = 0;               // reductions that each update needs first (Optimizer::needs)
   std::vector<int> recomputed = {};  // blocks whose saved activations are dropped and recomputed

@@ -59,6 +59,15 @@ int tree_split(MicroBatchRange node) {
   return node.begin + static_cast<int>(std::bit_floor(static_cast<unsigned>(node.size() - 1)));
 }
 
+bool is_tree_node(MicroBatchRange node, int micro_batches) {
+  MicroBatchRange at{0, micro_batches};
+  while (at != node && at.size() >= 2 && inside(node, at)) {
+    const int cut = tree_split(at);
+    at = node.begin < cut ? MicroBatchRange{at.begin, cut} : MicroBatchRange{cut, at.end};
+  }
+  return at == node;
+}
+
 std::vector<MicroBatchRange> partial_sums(Summation summation,
                                           MicroBatchRange mine,
                                           int micro_batches) {

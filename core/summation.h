@@ -23,6 +23,9 @@ MicroBatchRange micro_batch_range(int rank, int world, int micro_batches);
 /// size, which is at least two.
 int tree_split(MicroBatchRange node);
 
+/// Whether the tree over [0, micro_batches) has this node.
+bool is_tree_node(MicroBatchRange node, int micro_batches);
+
 /// Partial sums that a rank with the micro-batches `mine` brings to the others, in order. run: one;
 /// elastic: the maximal nodes of the tree over [0, micro_batches) inside `mine`.
 std::vector<MicroBatchRange> partial_sums(Summation summation,

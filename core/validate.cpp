@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/program.h"
+#include "core/rendezvous.h"
 
 namespace strata {
 namespace {
@@ -70,6 +71,7 @@ class RankCheck {
  private:
   struct Block {
     int next_micro_batch = 0;
+    std::vector<MicroBatchRange> sums = {};  // partial sums alive, in order
     bool reduced = false, normed = false, updated = false, pending = false;
   };
 
@@ -101,6 +103,7 @@ class RankCheck {
   }
 
   Block& at(int block) { return blocks_[static_cast<std::size_t>(block)]; }
+  const Block& at_const(int block) const { return blocks_[static_cast<std::size_t>(block)]; }
 
   bool all_contributed(int block) const {
     return blocks_[static_cast<std::size_t>(block)].next_micro_batch == p_.last_micro_batch;
@@ -112,6 +115,8 @@ class RankCheck {
       case Op::recompute:
       case Op::backward:
         return check_compute(i);
+      case Op::merge:
+        return check_merge(i);
       case Op::reduce:
         return check_reduce(i);
       case Op::norm:
@@ -158,7 +163,27 @@ class RankCheck {
       return "contributes micro-batch " + std::to_string(i.micro_batch) + " where " +
              std::to_string(at(i.block).next_micro_batch) + " is due: the order fixes the bits";
     }
+    const bool begins = i.micro_batch == p_.first_micro_batch || p_.summation == Summation::elastic;
+    if (i.sum != (begins ? sum_name(i.micro_batch) : -1) ||
+        i.accumulate != (begins ? Accumulate::overwrite : Accumulate::add)) {
+      return "adds to another partial sum than the order of summation says";
+    }
     return {};
+  }
+
+  int sum_name(int first) const { return first == p_.first_micro_batch ? -1 : first; }
+
+  std::string check_merge(const Instruction& i) const {
+    const auto& sums = at_const(i.block).sums;
+    for (std::size_t k = 1; k < sums.size(); ++k) {
+      if (sums[k].begin == i.from && sum_name(sums[k - 1].begin) == i.sum) {
+        const MicroBatchRange node{sums[k - 1].begin, sums[k].end};
+        return is_tree_node(node, p_.micro_batches) && tree_split(node) == i.from
+                   ? ""
+                   : "merges sums that are no node of the tree";
+      }
+    }
+    return "merges sums that are not neighbours";
   }
 
   std::string check_reduce(const Instruction& i) const {
@@ -167,6 +192,10 @@ class RankCheck {
     }
     if (!all_contributed(i.block)) {
       return "reduces before every micro-batch contributed";
+    }
+    if (at_const(i.block).sums !=
+        partial_sums(p_.summation, {p_.first_micro_batch, p_.last_micro_batch}, p_.micro_batches)) {
+      return "reduces before the partial sums are merged";
     }
     for (const Borrow& b : p_.borrows) {
       if (b.owner == i.block && !all_contributed(b.borrower)) {
@@ -232,10 +261,15 @@ class RankCheck {
     Block& b = at(i.block);
     switch (i.op) {
       case Op::forward:
-        b.next_micro_batch += p_.kind == ProgramKind::train && i.block == p_.blocks - 1 ? 1 : 0;
+        if (p_.kind == ProgramKind::train && i.block == p_.blocks - 1) {
+          contribute(b, i);
+        }
         return;
       case Op::backward:
-        ++b.next_micro_batch;
+        contribute(b, i);
+        return;
+      case Op::merge:
+        merge(b, i);
         return;
       case Op::reduce:
         b.reduced = true;
@@ -255,6 +289,24 @@ class RankCheck {
         return;
       default:
         return;
+    }
+  }
+
+  static void contribute(Block& b, const Instruction& i) {
+    ++b.next_micro_batch;
+    if (i.accumulate == Accumulate::overwrite) {
+      b.sums.push_back({i.micro_batch, i.micro_batch + 1});
+    } else {
+      b.sums.back().end = i.micro_batch + 1;
+    }
+  }
+  static void merge(Block& b, const Instruction& i) {
+    for (std::size_t k = 1; k < b.sums.size(); ++k) {
+      if (b.sums[k].begin == i.from) {
+        b.sums[k - 1].end = b.sums[k].end;
+        b.sums.erase(b.sums.begin() + static_cast<std::ptrdiff_t>(k));
+        return;
+      }
     }
   }
 
@@ -283,108 +335,25 @@ class RankCheck {
   std::int64_t resident_bytes_ = 0;
 };
 
-bool is_collective(Op op) {
-  return op == Op::gather || op == Op::reduce || op == Op::decide || op == Op::stats ||
-         op == Op::publish;
+std::string when(Outcome outcome) {
+  return " (when " + std::string(kOutcomeNames[static_cast<std::size_t>(outcome)]) + ")";
 }
 
-/// Runs the ranks' collectives, sends and receives against each other: sends are buffered, the rest
-/// waits.
-class Rendezvous {
- public:
-  Rendezvous(std::span<const Program> ranks, Outcome outcome)
-      : ranks_(ranks), at_(ranks.size(), 0) {
-    for (const Program& p : ranks) {
-      std::vector<int> talk;
-      bool decided = false;
-      for (std::size_t k = 0; k < p.step.size(); ++k) {
-        const Instruction& i = p.step[k];
-        const bool talks = is_collective(i.op) || i.op == Op::send || i.op == Op::recv;
-        if (talks && (!decided || runs(i.when, outcome))) {
-          talk.push_back(static_cast<int>(k));
-        }
-        decided = decided || i.op == Op::decide;
-      }
-      talk_.push_back(std::move(talk));
+std::optional<Diagnosis> check_rank(const Program& program,
+                                    int rank,
+                                    Outcome outcome,
+                                    const std::optional<Budget>& budget) {
+  RankCheck check(program, outcome, budget);
+  for (std::size_t k = 0; k < program.step.size(); ++k) {
+    if (const std::string wrong = check.step(program.step[k]); !wrong.empty()) {
+      return Diagnosis{
+          rank,
+          static_cast<int>(k),
+          "(" + std::string(to_string(program.step[k].op)) + ") " + wrong + when(outcome)};
     }
   }
-
-  std::optional<Diagnosis> run() {
-    while (advance_point_to_point() || advance_collective()) {
-    }
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      if (const Instruction* i = next(r)) {
-        return Diagnosis{
-            static_cast<int>(r),
-            talk_[r][at_[r]],
-            std::string(to_string(i->op)) + " waits for ever: the other ranks never meet it"};
-      }
-    }
-    if (!in_flight_.empty()) {
-      return Diagnosis{std::get<0>(*in_flight_.begin()), -1, "a send is never received"};
-    }
-    return std::nullopt;
-  }
-
- private:
-  const Instruction* next(std::size_t r) const {
-    return at_[r] == talk_[r].size() ? nullptr
-                                     : &ranks_[r].step[static_cast<std::size_t>(talk_[r][at_[r]])];
-  }
-
-  bool advance_point_to_point() {
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      const Instruction* i = next(r);
-      if (i == nullptr || is_collective(i->op)) {
-        continue;
-      }
-      const int me = static_cast<int>(r);
-      if (i->op == Op::send) {
-        in_flight_.insert({me, i->peer, i->key()});
-      } else {
-        const auto it = in_flight_.find({i->peer, me, i->key()});
-        if (it == in_flight_.end()) {
-          continue;
-        }
-        in_flight_.erase(it);
-      }
-      ++at_[r];
-      return true;
-    }
-    return false;
-  }
-
-  bool advance_collective() {
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      const Instruction* i = next(r);
-      const Instruction* first = next(0);
-      if (i == nullptr || !is_collective(i->op) ||
-          std::tie(i->op, i->block, i->phase) != std::tie(first->op, first->block, first->phase)) {
-        return false;
-      }
-    }
-    for (std::size_t& at : at_) {
-      ++at;
-    }
-    return true;
-  }
-
-  std::span<const Program> ranks_;
-  std::vector<std::vector<int>> talk_;
-  std::vector<std::size_t> at_;
-  std::multiset<std::tuple<int, int, PackKey>> in_flight_;
-};
-
-std::optional<Diagnosis> check_ranges(std::span<const Program> ranks) {
-  int expected = 0;
-  for (std::size_t r = 0; r < ranks.size(); ++r) {
-    if (ranks[r].kind == ProgramKind::snapshot) {
-      continue;
-    }
-    if (ranks[r].first_micro_batch != expected || ranks[r].last_micro_batch <= expected) {
-      return Diagnosis{static_cast<int>(r), -1, "its micro-batches do not follow the rank before"};
-    }
-    expected = ranks[r].last_micro_batch;
+  if (const std::string wrong = check.finish(); !wrong.empty()) {
+    return Diagnosis{rank, -1, wrong + when(outcome)};
   }
   return std::nullopt;
 }
@@ -396,29 +365,27 @@ std::string to_string(const Diagnosis& d) {
   return text + (d.at < 0 ? "" : "instruction " + std::to_string(d.at) + " ") + d.text;
 }
 
+std::optional<Diagnosis> validate_alone(const Program& program, std::optional<Budget> budget) {
+  for (const Outcome outcome : kOutcomes) {
+    if (const auto wrong = check_rank(program, -1, outcome, budget)) {
+      return wrong;
+    }
+  }
+  return std::nullopt;
+}
+
 std::optional<Diagnosis> validate(std::span<const Program> ranks, std::optional<Budget> budget) {
   if (const auto wrong = check_ranges(ranks)) {
     return wrong;
   }
   for (const Outcome outcome : kOutcomes) {
-    const auto where =
-        " (when " + std::string(kOutcomeNames[static_cast<std::size_t>(outcome)]) + ")";
     for (std::size_t r = 0; r < ranks.size(); ++r) {
-      RankCheck check(ranks[r], outcome, budget);
-      for (std::size_t k = 0; k < ranks[r].step.size(); ++k) {
-        if (const std::string wrong = check.step(ranks[r].step[k]); !wrong.empty()) {
-          return Diagnosis{
-              static_cast<int>(r),
-              static_cast<int>(k),
-              "(" + std::string(to_string(ranks[r].step[k].op)) + ") " + wrong + where};
-        }
-      }
-      if (const std::string wrong = check.finish(); !wrong.empty()) {
-        return Diagnosis{static_cast<int>(r), -1, wrong + where};
+      if (const auto wrong = check_rank(ranks[r], static_cast<int>(r), outcome, budget)) {
+        return wrong;
       }
     }
-    if (auto wrong = Rendezvous(ranks, outcome).run()) {
-      wrong->text += where;
+    if (auto wrong = check_meetings(ranks, outcome)) {
+      wrong->text += when(outcome);
       return wrong;
     }
   }

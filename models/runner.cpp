@@ -120,6 +120,12 @@ PackSizes GraphRunner::pack_sizes() const {
       if (train) {
         sizes[{saved, b, mb}] = as_pack(stage.program->saved_bytes());
       }
+      if (train && mb > m.config.first_micro_batch) {  // partial sums, where the order has several
+        sizes[{grads, b, mb}] = stage.grads.size_bytes;
+        if (!stage.borrows.empty()) {
+          sizes[{borrowed_grads, b, mb}] = stage.borrowed.size_bytes;
+        }
+      }
       if (train && b > 0) {
         sizes[{boundary_grad, b, mb}] = as_pack(m.boundary_bytes());
       }
@@ -176,7 +182,8 @@ void GraphRunner::Impl::bind_sinks(const Instruction& i, const Held& packs) {
   sinks.clear();
   const auto add = [&](PackClass cls, const PackLayout& layout, std::span<const Shape> shapes) {
     for (std::size_t p = 0; p < shapes.size(); ++p) {
-      sinks.push_back({view(packs[{cls, i.block}], layout, shapes, p, DType::f32), i.accumulate});
+      sinks.push_back(
+          {view(packs[{cls, i.block, i.sum}], layout, shapes, p, DType::f32), i.accumulate});
     }
   };
   add(PackClass::grads, own.grads, own.shapes);

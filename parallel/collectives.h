@@ -4,6 +4,7 @@
 
 #include "core/communicator.h"
 #include "core/executor.h"
+#include "parallel/ownership.h"
 
 namespace strata::parallel {
 
@@ -15,34 +16,57 @@ struct BorrowedGrad {
   std::int64_t numel = 0;            // f32 values
 };
 
-/// Obeys the collective instructions over a communicator. Replicated data parallelism: every rank
-/// holds and updates all weights, so after `reduce` there is nothing to gather or publish.
+/// What the ranks do together in a step.
+struct Together {
+  std::vector<BorrowedGrad> borrowed = {};
+  Summation summation = Summation::run;
+  int micro_batches = 1;  // G, of all ranks
+  /// By block; empty: replicated data parallelism, in which every rank updates everything and after
+  /// `reduce` there is nothing to publish.
+  std::vector<BlockShares> shares = {};
+};
+
+/// Obeys the collective instructions over a communicator.
 class RankCollectives final : public Collectives {
  public:
-  RankCollectives(Communicator& ranks, std::vector<BorrowedGrad> borrowed);
+  RankCollectives(Communicator& ranks, Together together);
   void gather(const Instruction& instruction, const Held& packs) override;
-  /// Owner's gradient + borrowed one, owner first; then the sum over ranks.
+  void merge(const Instruction& instruction, const Held& packs) override;
+  /// Summation::run: owner's gradient + borrowed one, then the sum over ranks. Elastic: each its
+  /// own sum over ranks, then owner's + borrowed. With shares only the own ones hold the sum
+  /// afterwards.
   void reduce(const Instruction& instruction, const Held& packs) override;
-  /// Norm from partial sums in (block, tensor, chunk) order; clip coefficient = clip / (norm +
-  /// 1e-6) where below 1 (torch.nn.utils.clip_grad_norm_); skip when loss or norm is not finite on
-  /// any rank.
+  /// Norm from partial sums in (block, tensor, chunk) order; loss from those of the micro-batches
+  /// in order; clip coefficient = clip / (norm + 1e-6) where below 1
+  /// (torch.nn.utils.clip_grad_norm_); skip when loss or norm is not finite on any rank.
   void decide(StepScalars& scalars) override;
   void fold_stats(StepScalars& scalars) override;
+  /// The owners' working weights to all.
   void publish(const Instruction& instruction, const Held& packs) override;
   void send(const Instruction& instruction, const Held& packs) override;
   void recv(const Instruction& instruction, const Held& packs) override;
 
  private:
-  /// What each rank brings to a decision.
-  struct Wishes {
-    double loss_sum = 0;
-    std::int32_t non_finite = 0, stop = 0;
-  };
+  bool sharded() const { return !together_.shares.empty(); }
+  void sum_over_ranks(PackClass cls, int block, const Held& packs, std::span<const Share> shares);
+  void add_borrowed(int block, const Held& packs, bool own_shares_only);
+  double gather_scalars(StepScalars& scalars);
+
   Communicator& ranks_;
-  std::vector<BorrowedGrad> borrowed_;
-  // What the ranks brought; members so that a step allocates nothing.
-  std::vector<Wishes> wishes_;
-  std::vector<double> stats_;
+  Together together_;
+  SumOrder order_;
+  std::vector<int> sums_;                            // names of this rank's partial sums
+  std::vector<std::vector<Share>> borrowed_shares_;  // by borrower, of its borrowed_grads pack
+  // Members so that a step allocates nothing.
+  std::vector<Tensor> parts_;
+  std::vector<double> mine_, all_;
 };
+
+/// The sum of the losses of all ranks' micro-batches, in their order, added to `from`. `mine`: this
+/// rank's. Whatever the world, the bits are the same. Collective.
+double fold_losses(Communicator& ranks,
+                   double from,
+                   std::span<const double> mine,
+                   int micro_batches);
 
 }  // namespace strata::parallel

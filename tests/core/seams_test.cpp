@@ -23,6 +23,8 @@ struct Variant {
   Contributions contributions = Contributions::exact;
   std::vector<int> recomputed = {};
   int poisoned_step = -1;
+  Summation summation = Summation::run;
+  int micro_batches = kMicroBatches;
 };
 
 struct Result {
@@ -33,9 +35,10 @@ struct Result {
 
 StepShape shape_of(const Variant& v, int rank) {
   return {.blocks = 2,
-          .micro_batches = kMicroBatches,
+          .micro_batches = v.micro_batches,
           .rank = rank,
           .world = v.world,
+          .summation = v.summation,
           .borrows = {{1, 0}},
           .stat_phases = 1,
           .recomputed = v.recomputed};
@@ -59,7 +62,7 @@ void run_step(const Variant& v, int step, FakeStore& store, Executor& executor, 
     batches.push_back(batch_of(step, mb));
   }
   StepScalars scalars;
-  scalars.inputs = {{step + 1, 1, 0.5, 1.f}, batches, kMicroBatches * kTokens, kClip};
+  scalars.inputs = {{step + 1, 1, 0.5, 1.f}, batches, v.micro_batches * kTokens, kClip};
   const float kept = store.floats({PackClass::weights, 1})[0];
   if (step == v.poisoned_step) {
     store.floats({PackClass::weights, 1})[0] = std::numeric_limits<float>::quiet_NaN();
@@ -85,7 +88,7 @@ Result run_rank(const Variant& v, int rank, FakeWorld& world) {
     }
   }
   FakeRunner runner(program.first_micro_batch, v.contributions);
-  FakeCollectives collectives(rank, world);
+  FakeCollectives collectives(rank, world, program);
   FakeUpdater updater(rank, v.world);
   const std::size_t residents = store.live();
   Executor executor(std::move(program), {&store, &runner, &collectives, &updater, nullptr});
@@ -155,6 +158,31 @@ TEST(Seams, TwoRanksAddWhatOneAdds) {
                           .contributions = Contributions::rounded});
   EXPECT_EQ(one.weights, two.weights);
   EXPECT_EQ(one.losses.size(), two.losses.size());
+}
+
+TEST(Seams, ElasticGivesOneSetOfBytesForEveryWorld) {
+  for (const int G : {4, 7}) {
+    Variant first{
+        .contributions = Contributions::exact, .summation = Summation::elastic, .micro_batches = G};
+    const Result reference = run(first);
+    EXPECT_GT(reference.clipped, 0);
+    for (const int world : {1, 2, 3, 4}) {
+      for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
+        for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
+          Variant v = first;
+          v.world = world;
+          v.order = order;
+          v.mode = mode;
+          const Result r = run(v);
+          EXPECT_EQ(r.weights, reference.weights) << world << " ranks";
+        }
+      }
+    }
+  }
+  // Elsewhere the sums of more ranks are other sums: the order above is what makes them equal.
+  const Result one = run({.micro_batches = 7});
+  const Result three = run({.world = 3, .micro_batches = 7});
+  EXPECT_NE(one.weights, three.weights);
 }
 
 TEST(Seams, NonFiniteStepChangesNothingOnAnyRank) {

@@ -24,6 +24,7 @@ class GradientCollector final : public Collectives, public Updater {
   GradientCollector(const Blocks& blocks, StepResult& result) : blocks_(blocks), result_(result) {}
 
   void gather(const Instruction&, const Held&) override {}
+  void merge(const Instruction&, const Held&) override {}
   void reduce(const Instruction& i, const Held& packs) override {
     const PackKey last{PackClass::borrowed_grads, static_cast<int>(blocks_.size()) - 1};
     if (packs.contains(last)) {  // the head borrows the first parameter of the embedding

@@ -3,12 +3,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "parallel/replicas.h"
 #include "parallel/self_communicator.h"
 #include "tests/support/fake_machine.h"
 #include "tests/support/local_ranks.h"
@@ -51,13 +53,14 @@ StepScalars scalars_of(std::vector<double> losses, std::vector<std::vector<doubl
 
 StepScalars decided(StepScalars s) {
   SelfCommunicator self;
-  RankCollectives(self, {}).decide(s);
+  const int losses = static_cast<int>(s.loss_sums.size());
+  RankCollectives(self, {.micro_batches = losses}).decide(s);
   return s;
 }
 
 TEST(Reduce, AddsBorrowedGradientsToTheirParameterOnly) {
   SelfCommunicator self;
-  RankCollectives collectives(self, kBorrows);
+  RankCollectives collectives(self, {.borrowed = kBorrows});
   Packs packs;
   packs.fill(kGrads, {1, 2, 3, 4});
   packs.fill(kBorrowed, {10, 20, 30, 40});
@@ -68,7 +71,7 @@ TEST(Reduce, AddsBorrowedGradientsToTheirParameterOnly) {
 
 TEST(Reduce, AddsBorrowedPartsOfARankBeforeRanksInOrder) {
   tests::LocalRanks(3).run([](Communicator& ranks) {
-    RankCollectives collectives(ranks, kBorrows);
+    RankCollectives collectives(ranks, {.borrowed = kBorrows, .micro_batches = 3});
     Packs packs;
     // Floats beside 2^24 are 2 apart. 2^24 + 1 + 1 from the left stays there; 1 + 0.5 of one rank,
     // added first, counts.
@@ -77,6 +80,121 @@ TEST(Reduce, AddsBorrowedPartsOfARankBeforeRanksInOrder) {
     packs.fill(kBorrowed, {0, first ? 0.f : .5f, 0, 0});
     collectives.reduce({.op = Op::reduce, .block = 0}, packs.held);
     EXPECT_EQ(packs.floats(kGrads), (std::vector<float>{0, 0x1p24f, 0x1p24f + 4.f, 0}));
+  });
+}
+
+/// Sums that depend on order everywhere: value of element e in micro-batch mb.
+float gradient(int mb, int e, bool borrowed) {
+  return std::ldexp(1.f + 0.3f * static_cast<float>(mb),
+                    (mb * 13 + e * 5 + (borrowed ? 7 : 0)) % 26);
+}
+
+float tree_sum(int begin, int end, int e, bool borrowed) {
+  if (end - begin == 1) {
+    return gradient(begin, e, borrowed);
+  }
+  const int cut = tree_split({begin, end});
+  return tree_sum(begin, cut, e, borrowed) + tree_sum(cut, end, e, borrowed);
+}
+
+/// What a block's gradient packs hold on one rank after its micro-batches and merges.
+void bring_sums(RankCollectives& collectives,
+                MicroBatchRange mine,
+                int G,
+                PackClass cls,
+                int block,
+                tests::FakeStore& store,
+                Held& held) {
+  std::map<int, Lease> leases;
+  const auto name = [&](int first) { return first == mine.begin ? -1 : first; };
+  for (int mb = mine.begin; mb < mine.end; ++mb) {
+    const PackKey key{cls, block, name(mb)};
+    store.create(key);
+    for (int e = 0; e < 4; ++e) {
+      store.floats(key)[static_cast<std::size_t>(e)] =
+          gradient(mb, e, cls == PackClass::borrowed_grads);
+    }
+    for (const Merge m : merges_after(mb, Summation::elastic, mine, G)) {
+      Held two;
+      two.add(store.acquire({cls, block, name(m.left)}));
+      two.add(store.acquire({cls, block, m.right}));
+      collectives.merge({.op = Op::merge, .block = block, .sum = name(m.left), .from = m.right},
+                        two);
+      two.clear();
+      store.destroy({cls, block, m.right});
+    }
+  }
+  for (const MicroBatchRange sum : partial_sums(Summation::elastic, mine, G)) {
+    held.add(store.acquire({cls, block, name(sum.begin)}));
+  }
+}
+
+TEST(Reduce, FollowsTheTreeWithAndWithoutShares) {
+  const int G = 6;
+  const std::vector<BlockShares> shares = {{{{0, 1, 1}, {1, 3, 0}, {3, 4, 1}}, {}}, {}, {}};
+  for (const int world : {2, 3, 4}) {
+    for (const bool sharded : {false, true}) {
+      tests::LocalRanks(world).run([&](Communicator& ranks) {
+        RankCollectives collectives(ranks,
+                                    {.borrowed = kBorrows,
+                                     .summation = Summation::elastic,
+                                     .micro_batches = G,
+                                     .shares = sharded ? shares : std::vector<BlockShares>{}});
+        const MicroBatchRange mine = micro_batch_range(ranks.rank(), world, G);
+        PackSizes sizes;
+        for (int mb = -1; mb < G; ++mb) {
+          sizes[{PackClass::grads, 0, mb}] = sizes[{PackClass::grads, 2, mb}] = 16;
+          sizes[{PackClass::borrowed_grads, 2, mb}] = 16;
+        }
+        tests::FakeStore store(sizes);
+        Held head, table;
+        bring_sums(collectives, mine, G, PackClass::grads, 2, store, head);
+        bring_sums(collectives, mine, G, PackClass::borrowed_grads, 2, store, head);
+        collectives.reduce({.op = Op::reduce, .block = 2}, head);
+        bring_sums(collectives, mine, G, PackClass::grads, 0, store, table);
+        table.add(store.acquire(kBorrowed));
+        collectives.reduce({.op = Op::reduce, .block = 0}, table);
+        for (int e = 0; e < 4; ++e) {
+          const bool own = !sharded || (ranks.rank() == 0 ? e == 1 || e == 2
+                                                          : ranks.rank() == 1 && e != 1 && e != 2);
+          const float sum = tree_sum(0, G, e, false);
+          const float expected = e == 0 ? sum : sum + tree_sum(0, G, e - 1, true);
+          if (own) {
+            EXPECT_EQ(store.floats(kGrads)[static_cast<std::size_t>(e)], expected) << e;
+          }
+        }
+      });
+    }
+  }
+}
+
+TEST(Publish, BringsTheOwnersWeightsToAll) {
+  tests::LocalRanks(2).run([](Communicator& ranks) {
+    RankCollectives collectives(ranks,
+                                {.micro_batches = 2, .shares = {{{}, {{0, 3, 1}, {3, 8, 0}}}}});
+    const PackKey key{PackClass::weights, 0};
+    tests::FakeStore store({{key, 8}});
+    store.create(key);
+    Held held;
+    held.add(store.acquire(key));
+    std::ranges::fill(held[key], static_cast<std::byte>(ranks.rank() + 1));
+    collectives.publish({.op = Op::publish, .block = 0}, held);
+    for (std::size_t k = 0; k < 8; ++k) {
+      EXPECT_EQ(held[key][k], static_cast<std::byte>(k < 3 ? 2 : 1));
+    }
+  });
+}
+
+TEST(Replicas, DriftNamesTheRankOnAllOfThem) {
+  tests::LocalRanks(3).run([](Communicator& ranks) {
+    EXPECT_NO_THROW(require_equal_replicas(ranks, 5, 100));
+    try {
+      require_equal_replicas(ranks, ranks.rank() == 2 ? 6 : 5, 100);
+      ADD_FAILURE() << "drift was not noticed";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Errc::numerics);
+      EXPECT_NE(std::string(error.what()).find("rank 2 "), std::string::npos) << error.what();
+    }
   });
 }
 
@@ -119,7 +237,7 @@ TEST(Decide, SkipsWhatIsNotFinite) {
 
 TEST(Decide, IsTheSameOnAllRanks) {
   tests::LocalRanks(2).run([](Communicator& ranks) {
-    RankCollectives collectives(ranks, {});
+    RankCollectives collectives(ranks, {.micro_batches = 2});
     StepScalars s = scalars_of({ranks.rank() == 0 ? 4.0 : 16.0}, {{0.25}});
     s.stop_requested = ranks.rank() == 1;
     collectives.decide(s);
@@ -134,9 +252,39 @@ TEST(Decide, IsTheSameOnAllRanks) {
   });
 }
 
+TEST(Decide, AddsUpWhatOwnersKnow) {
+  tests::LocalRanks(2).run([](Communicator& ranks) {
+    RankCollectives collectives(ranks, {.micro_batches = 3, .shares = {{}, {}}});
+    // Rank 0 has one micro-batch and rank 1 two; 2^53 + 1 + 1 shows their order.
+    StepScalars s = ranks.rank() == 0 ? scalars_of({0x1p53}, {{9.0, 0.0}, {0.0}})
+                                      : scalars_of({1.0, 1.0}, {{0.0, 16.0}, {0.0}});
+    s.inputs.clip = 0;
+    collectives.decide(s);
+    EXPECT_EQ(s.loss, 0x1p53 / 10);
+    EXPECT_EQ(s.grad_norm, 5.0);
+    EXPECT_EQ(s.partials, (std::vector<std::vector<double>>{{9.0, 16.0}, {0.0}}));
+  });
+}
+
+TEST(FoldLosses, GoesOnInOrderForEveryWorld) {
+  const std::vector<double> losses = {0x1p53, 1.0, 1.0, 0x1p53, 3.0};
+  double expected = 0.5;
+  for (const double loss : losses) {
+    expected += loss;
+  }
+  for (const int world : {2, 3, 5}) {
+    tests::LocalRanks(world).run([&](Communicator& ranks) {
+      const MicroBatchRange mine = micro_batch_range(ranks.rank(), world, 5);
+      const auto own = std::span(losses).subspan(static_cast<std::size_t>(mine.begin),
+                                                 static_cast<std::size_t>(mine.size()));
+      EXPECT_EQ(fold_losses(ranks, 0.5, own, 5), expected);
+    });
+  }
+}
+
 TEST(FoldStats, AddsSlotsOfAllRanks) {
   tests::LocalRanks(2).run([](Communicator& ranks) {
-    RankCollectives collectives(ranks, {});
+    RankCollectives collectives(ranks, {.shares = {{}}});
     StepScalars s;
     s.stats = ranks.rank() == 0 ? std::vector<double>{1.5, 0.0} : std::vector<double>{0.0, 2.5};
     collectives.fold_stats(s);

@@ -31,6 +31,9 @@ PackSizes fake_sizes(int begin, int end, std::int64_t tokens) {
   sizes[{workspace}] = 4;
   for (int mb = begin; mb < end; ++mb) {
     sizes[{boundary, 1, mb}] = sizes[{boundary_grad, 1, mb}] = tokens * kFakeC * 4;
+    sizes[{grads, 0, mb}] = numel(0) * 4;
+    sizes[{grads, 1, mb}] = numel(1) * 4;
+    sizes[{borrowed_grads, 1, mb}] = numel(0) * 4;
     sizes[{saved, 0, mb}] = sizes[{saved, 1, mb}] = tokens * 4;
   }
   return sizes;
@@ -103,7 +106,7 @@ void FakeRunner::recompute(const Instruction& i, const Held& packs, StepScalars&
 void FakeRunner::backward(const Instruction& i, const Held& packs, StepScalars&) {
   const auto slot = as_floats(packs[{saved, 0, i.micro_batch}]);
   const auto dy = as_floats(packs[{boundary_grad, 1, i.micro_batch}]);
-  const auto grad = as_floats(packs[{grads, 0}]);
+  const auto grad = as_floats(packs[{grads, 0, i.sum}]);
   if (i.accumulate == Accumulate::overwrite) {
     std::fill(grad.begin(), grad.end(), 0.f);
   }
@@ -122,8 +125,8 @@ void FakeRunner::loss(const Instruction& i, const Held& packs, StepScalars& scal
   const auto table = as_floats(packs[{weights, 0}]);
   const auto x = as_floats(packs[{boundary, 1, i.micro_batch}]);
   const auto dx = as_floats(packs[{boundary_grad, 1, i.micro_batch}]);
-  const auto dw = as_floats(packs[{grads, 1}]);
-  const auto dtable = as_floats(packs[{borrowed_grads, 1}]);
+  const auto dw = as_floats(packs[{grads, 1, i.sum}]);
+  const auto dtable = as_floats(packs[{borrowed_grads, 1, i.sum}]);
   if (i.accumulate == Accumulate::overwrite) {
     std::fill(dw.begin(), dw.end(), 0.f);
     std::fill(dtable.begin(), dtable.end(), 0.f);
@@ -151,22 +154,67 @@ std::vector<void*> FakeCollectives::exchange(void* mine) {
   return world_.posts;
 }
 
-void FakeCollectives::reduce(const Instruction& i, const Held& packs) {
-  const auto grad = as_floats(packs[{grads, i.block}]);
-  if (i.block == 0) {
-    const auto borrowed = as_floats(packs[{borrowed_grads, 1}]);
-    for (std::size_t e = 0; e < grad.size(); ++e) {
-      grad[e] += borrowed[e];
+void FakeCollectives::merge(const Instruction& i, const Held& packs) {
+  for (const PackClass cls : {grads, borrowed_grads}) {
+    if (cls == grads || i.block == 1) {
+      const auto to = as_floats(packs[{cls, i.block, i.sum}]);
+      const auto from = as_floats(packs[{cls, i.block, i.from}]);
+      for (std::size_t e = 0; e < to.size(); ++e) {
+        to[e] += from[e];
+      }
     }
   }
-  std::vector<float> sum(grad.size(), 0.f);
-  for (void* post : exchange(grad.data())) {
-    for (std::size_t e = 0; e < sum.size(); ++e) {
-      sum[e] += static_cast<float*>(post)[e];
+}
+
+void FakeCollectives::sum_over_ranks(PackClass cls, int block, const Held& packs) {
+  std::vector<float*> mine;
+  for (const int sum : sums_) {
+    mine.push_back(as_floats(packs[{cls, block, sum}]).data());
+  }
+  std::vector<float*> all;
+  for (void* post : exchange(&mine)) {
+    const auto& theirs = *static_cast<std::vector<float*>*>(post);
+    all.insert(all.end(), theirs.begin(), theirs.end());
+  }
+  const auto result = as_floats(packs[{cls, block}]);
+  std::vector<float> sums;
+  for (std::size_t e = 0; e < result.size(); ++e) {
+    std::vector<float> stack;
+    for (const int step : order_.steps) {
+      if (step == SumOrder::kAdd) {
+        const float right = stack.back();
+        stack.pop_back();
+        stack.back() += right;
+      } else {
+        stack.push_back(all[static_cast<std::size_t>(step)][e]);
+      }
     }
+    sums.push_back(stack.back());
   }
   world_.barrier.arrive_and_wait();
-  std::copy(sum.begin(), sum.end(), grad.begin());
+  std::copy(sums.begin(), sums.end(), result.begin());
+}
+
+void FakeCollectives::reduce(const Instruction& i, const Held& packs) {
+  const auto add_borrowed = [&] {
+    if (i.block == 0) {
+      const auto grad = as_floats(packs[{grads, 0}]);
+      const auto borrowed = as_floats(packs[{borrowed_grads, 1}]);
+      for (std::size_t e = 0; e < grad.size(); ++e) {
+        grad[e] += borrowed[e];
+      }
+    }
+  };
+  if (!elastic_) {
+    add_borrowed();
+    sum_over_ranks(grads, i.block, packs);
+    return;
+  }
+  sum_over_ranks(grads, i.block, packs);
+  if (i.block == 1) {
+    sum_over_ranks(borrowed_grads, 1, packs);
+  }
+  add_borrowed();
 }
 
 void FakeCollectives::decide(StepScalars& scalars) {

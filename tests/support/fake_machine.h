@@ -72,8 +72,14 @@ inline constexpr std::int64_t kFakeChunk = 4;
 
 class FakeCollectives final : public Collectives {
  public:
-  FakeCollectives(int rank, FakeWorld& world) : rank_(rank), world_(world) {}
+  FakeCollectives(int rank, FakeWorld& world, const Program& program)
+      : rank_(rank),
+        world_(world),
+        elastic_(program.summation == Summation::elastic),
+        sums_(sum_names(program)),
+        order_(sum_order(program.summation, world.size, program.micro_batches)) {}
   void gather(const Instruction&, const Held&) override {}
+  void merge(const Instruction& i, const Held& packs) override;
   void reduce(const Instruction& i, const Held& packs) override;
   void decide(StepScalars& scalars) override;
   void fold_stats(StepScalars& scalars) override;
@@ -83,8 +89,12 @@ class FakeCollectives final : public Collectives {
 
  private:
   std::vector<void*> exchange(void* mine);
+  void sum_over_ranks(PackClass cls, int block, const Held& packs);
   int rank_;
   FakeWorld& world_;
+  bool elastic_;
+  std::vector<int> sums_;
+  SumOrder order_;
 };
 
 /// Momentum whose step is damped by the norm of the whole tensor's gradient: stateful, with one

@@ -1,0 +1,17 @@
+#pragma once
+#include <optional>
+#include <span>
+
+#include "core/program.h"
+
+namespace strata {
+
+/// Whether the ranks' micro-batches are the whole step, one range after the other, and are summed
+/// in one order.
+std::optional<Diagnosis> check_ranges(std::span<const Program> ranks);
+
+/// Runs the ranks' collectives, sends and receives against each other under one outcome of
+/// `decide`: whether somebody waits for ever, or a message is never taken.
+std::optional<Diagnosis> check_meetings(std::span<const Program> ranks, Outcome outcome);
+
+}  // namespace strata
