@@ -2,16 +2,21 @@
 #include "launch/assemble.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <optional>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "core/error.h"
+#include "launch/model_state.h"
+#include "launch/sharding.h"
 #include "launch/weights.h"
 #include "models/runner.h"
 #include "offload/resident_store.h"
 #include "optim/updater.h"
 #include "parallel/collectives.h"
-#include "parallel/self_communicator.h"
 
 namespace strata::launch {
 namespace {
@@ -27,9 +32,15 @@ void merge_sizes(PackSizes& into, const PackSizes& from) {
   }
 }
 
-void require_valid(const Program& program) {
-  if (const auto wrong = validate({&program, 1})) {
-    throw Error(Errc::internal, "schedule: " + to_string(*wrong));
+void require_work_for(RankPlace place, std::int64_t G) {
+  if (G < place.world) {
+    throw Error(Errc::config,
+                fmt::format("train: a step has {} micro-batches for {} ranks and every rank needs "
+                            "one; lower train.micro_batch, raise train.batch_tokens, or start at "
+                            "most {} ranks",
+                            G,
+                            place.world,
+                            G));
   }
 }
 
@@ -37,22 +48,29 @@ void require_valid(const Program& program) {
 
 struct Blueprint::Impl {
   Computation computation;
+  RankPlace place;
   Blocks blocks;
+  std::vector<BlockSpec> specs;
   std::unique_ptr<models::GraphRunner> train, evaluate;
   std::unique_ptr<optim::OptimizerUpdater> updater;
-  std::vector<parallel::BorrowedGrad> borrowed;
+  parallel::Together together;
   Program step, evaluation, snapshot;
   offload::Plan plan;
 
-  explicit Impl(const Computation& c);
+  Impl(const Computation& c, RankPlace at);
   void make_runners();
   void make_updater();
   void make_programs();
   PackSizes sizes() const;
+  bool sharded() const { return computation.sharded_update && place.world > 1; }
 };
 
-Blueprint::Impl::Impl(const Computation& c)
-    : computation(c), blocks(models::build_blocks(c.model)) {
+Blueprint::Impl::Impl(const Computation& c, RankPlace at)
+    : computation(c), place(at), blocks(models::build_blocks(c.model)) {
+  require_work_for(place, c.G);
+  for (const auto& block : blocks) {
+    specs.push_back(block->spec());
+  }
   make_runners();
   make_updater();
   make_programs();
@@ -71,59 +89,58 @@ void Blueprint::Impl::make_runners() {
                               .dtype = c.dtype,
                               .use = BlockProgram::Use::train,
                               .first_micro_batch = 0,
-                              .last_micro_batch = static_cast<int>(c.G)};
+                              .last_micro_batch = 0};
+  const auto set_range = [&](std::int64_t G) {
+    const auto mine = micro_batch_range(place.rank, place.world, static_cast<int>(G));
+    config.first_micro_batch = mine.begin;
+    config.last_micro_batch = mine.end;
+  };
+  set_range(c.G);
   train = std::make_unique<models::GraphRunner>(blocks, config);
   if (c.evaluation_G > 0) {
     config.use = BlockProgram::Use::evaluate;
-    config.last_micro_batch = static_cast<int>(c.evaluation_G);
+    set_range(c.evaluation_G);
     evaluate = std::make_unique<models::GraphRunner>(blocks, config);
   }
 }
 
 void Blueprint::Impl::make_updater() {
-  std::vector<BlockSpec> specs;
-  for (const auto& block : blocks) {
-    specs.push_back(block->spec());
-  }
-  const auto format =
-      computation.dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16_master;
+  const bool f32 = computation.dtype == DType::f32;
+  const std::shared_ptr<optim::Optimizer> method =
+      optim::make_optimizer(computation.method, computation.method_settings);
+  const auto shards =
+      sharded() ? make_shards(*method, specs, place.world) : std::vector<ShardSpec>{};
   updater = std::make_unique<optim::OptimizerUpdater>(
-      optim::make_optimizer(computation.method, computation.method_settings),
-      specs,
-      std::vector<ShardSpec>{},
-      0,
-      format);
-  for (std::size_t b = 0; b < specs.size(); ++b) {
-    std::vector<std::int64_t> bytes;
-    for (const BorrowedParam& p : specs[b].borrows) {
-      bytes.push_back(p.shape.numel() * size_bytes(DType::f32));
-    }
-    const PackLayout layout = pack_layout(bytes);
-    for (std::size_t k = 0; k < specs[b].borrows.size(); ++k) {
-      const BorrowedParam& p = specs[b].borrows[k];
-      borrowed.push_back(
-          {.borrower = static_cast<int>(b),
-           .owner = p.block,
-           .owner_offset = updater->block(p.block).grads.offset[static_cast<std::size_t>(p.param)],
-           .borrower_offset = layout.offset[k],
-           .numel = p.shape.numel()});
-    }
-  }
+      method, specs, shards, place.rank, f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
+  together = make_together(specs, *updater, shards, computation.dtype);
+  together.summation = computation.summation;
+  together.micro_batches = static_cast<int>(computation.G);
 }
 
+/// Of all ranks at once, so that what they owe one another is checked; ours is kept.
 void Blueprint::Impl::make_programs() {
   StepShape shape{.blocks = static_cast<int>(blocks.size()),
                   .micro_batches = static_cast<int>(computation.G),
+                  .world = place.world,
+                  .summation = computation.summation,
                   .borrows = train->borrows(),
                   .stat_phases = updater->stat_phases()};
-  step = make_step(shape, computation.order, computation.update);
-  snapshot = make_snapshot(shape);
-  require_valid(step);
-  require_valid(snapshot);
+  const auto make = [&](const std::function<Program(const StepShape&)>& program) {
+    std::vector<Program> all;
+    for (shape.rank = 0; shape.rank < place.world; ++shape.rank) {
+      all.push_back(program(shape));
+    }
+    if (const auto wrong = validate(all)) {
+      throw Error(Errc::internal, "schedule: " + to_string(*wrong));
+    }
+    return all[static_cast<std::size_t>(place.rank)];
+  };
+  step =
+      make([&](const StepShape& s) { return make_step(s, computation.order, computation.update); });
+  snapshot = make(make_snapshot);
   if (computation.evaluation_G > 0) {
     shape.micro_batches = static_cast<int>(computation.evaluation_G);
-    evaluation = make_evaluation(shape);
-    require_valid(evaluation);
+    evaluation = make(make_evaluation);
   }
 }
 
@@ -142,7 +159,8 @@ PackSizes Blueprint::Impl::sizes() const {
   return sizes;
 }
 
-Blueprint::Blueprint(const Computation& computation) : impl_(std::make_unique<Impl>(computation)) {}
+Blueprint::Blueprint(const Computation& computation, RankPlace place)
+    : impl_(std::make_unique<Impl>(computation, place)) {}
 Blueprint::~Blueprint() = default;
 const Computation& Blueprint::computation() const {
   return impl_->computation;
@@ -152,6 +170,9 @@ const offload::Plan& Blueprint::plan() const {
 }
 const Program& Blueprint::step_program() const {
   return impl_->step;
+}
+const Program& Blueprint::evaluation_program() const {
+  return impl_->evaluation;
 }
 
 double Blueprint::step_flops() const {
@@ -167,19 +188,19 @@ struct Engine::Impl {
   Blueprint::Impl& plan;
   Ledger ledger;
   offload::ResidentStore store;
-  parallel::SelfCommunicator ranks;
+  Communicator& ranks;
   parallel::RankCollectives collectives;
   Executor step;
   std::unique_ptr<Executor> evaluation;
-  WeightPlaces places;
+  std::optional<ModelState> state;
 
-  Impl(std::unique_ptr<Blueprint> b, std::int64_t budget_bytes)
+  Impl(std::unique_ptr<Blueprint> b, std::int64_t budget_bytes, Communicator& all)
       : blueprint(std::move(b)),
         plan(blueprint->impl()),
         store(plan.plan, budget_bytes, ledger),
-        collectives(ranks, plan.borrowed),
-        step(plan.step, {&store, plan.train.get(), &collectives, plan.updater.get(), nullptr}),
-        places(weight_places(plan.blocks, *plan.train)) {
+        ranks(all),
+        collectives(ranks, plan.together),
+        step(plan.step, {&store, plan.train.get(), &collectives, plan.updater.get(), nullptr}) {
     if (plan.evaluate) {
       evaluation = std::make_unique<Executor>(
           plan.evaluation, Machine{&store, plan.evaluate.get(), &collectives, nullptr, nullptr});
@@ -187,92 +208,52 @@ struct Engine::Impl {
     for (const PackKey key : plan.step.residents) {
       store.create(key);
     }
-    for (int block = 0; block < static_cast<int>(plan.blocks.size()); ++block) {
-      const Lease weights = store.acquire({PackClass::weights, block});
-      const Lease state = store.acquire({PackClass::state, block});
-      plan.updater->init_state(block, weights.bytes(), state.bytes());
-    }
-  }
-
-  /// The precise copy of a weight, when it is not the working one.
-  void write_master(const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
-    if (plan.computation.dtype == DType::f32) {
-      return;
-    }
-    const int block = places.at(spec.info.name).block;
-    for (const StateEntry& entry : plan.updater->block(block).entries) {
-      if (entry.state == "weight" && entry.tensor == spec.info.name) {
-        const Lease state = store.acquire(entry.pack);
-        auto* to = reinterpret_cast<float*>(state.bytes().data() + entry.offset) + begin;
-        std::copy(values.begin(), values.end(), to);
-      }
-    }
+    state.emplace(store,
+                  *plan.updater,
+                  plan.specs,
+                  weight_places(plan.blocks, *plan.train),
+                  plan.computation.dtype,
+                  plan.sharded());
   }
 };
 
-Engine::Engine(std::unique_ptr<Blueprint> blueprint, const offload::Budgets& budgets) {
+Engine::Engine(std::unique_ptr<Blueprint> blueprint,
+               const offload::Budgets& budgets,
+               Communicator& ranks) {
   offload::require_fit(blueprint->plan(), budgets);
-  impl_ = std::make_unique<Impl>(std::move(blueprint), budgets.at(kDevice));
+  impl_ = std::make_unique<Impl>(std::move(blueprint), budgets.at(kDevice), ranks);
 }
 Engine::~Engine() = default;
 
 void Engine::start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load) {
-  const models::ParamSink sink =
-      [&](const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
-        write_weights(impl_->store,
-                      impl_->places.at(spec.info.name),
-                      impl_->plan.computation.dtype,
-                      begin,
-                      values);
-        impl_->write_master(spec, begin, values);
-      };
-  if (load) {
-    return load(sink);
-  }
-  constexpr std::int64_t kPiece = 1 << 20;
-  std::vector<float> values;
-  for (const auto& block : impl_->plan.blocks) {
-    for (const ParamSpec& spec : block->spec().params) {
-      const std::int64_t numel = spec.info.shape.numel();
-      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
-        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
-        models::init_param(spec, seed, begin, values);
-        sink(spec, begin, values);
-      }
-    }
-  }
+  impl_->state->start(seed, load);
 }
-
 void Engine::restore(const StateReader& read) {
-  const bool has_master = impl_->plan.computation.dtype != DType::f32;
-  for (const StateEntry& entry : state_dict()) {
-    const Lease lease = impl_->store.acquire(entry.pack);
-    const auto bytes = lease.bytes().subspan(static_cast<std::size_t>(entry.offset),
-                                             static_cast<std::size_t>(entry.size_bytes()));
-    read(entry.tensor, entry.state, entry.begin, bytes);
-    if (has_master && entry.state == "weight") {  // the working copy is the master rounded
-      const std::span<const float> master{reinterpret_cast<const float*>(bytes.data()),
-                                          static_cast<std::size_t>(entry.numel)};
-      write_weights(impl_->store, impl_->places.at(entry.tensor), DType::bf16, entry.begin, master);
-    }
-  }
+  impl_->state->restore(read);
 }
-
 void Engine::step(StepScalars& scalars) {
   impl_->step.run(scalars);
 }
 
-double Engine::evaluate(std::span<const MicroBatch> batches) {
+double Engine::evaluate(double sum, std::span<const MicroBatch> batches) {
   STRATA_ASSERT(impl_->evaluation != nullptr);
   StepScalars scalars;
   scalars.inputs.batches = batches;
   scalars.inputs.loss_tokens = 1;
   impl_->evaluation->run(scalars);
-  double sum = 0;
-  for (const double loss : scalars.loss_sums) {
-    sum += loss;
+  return parallel::fold_losses(
+      impl_->ranks, sum, scalars.loss_sums, static_cast<int>(impl_->plan.computation.evaluation_G));
+}
+
+std::uint64_t Engine::replica_hash() const {
+  std::uint64_t hash = 0;
+  for (const PackKey key : impl_->plan.step.residents) {
+    if (key.cls == PackClass::weights || (key.cls == PackClass::state && !impl_->plan.sharded())) {
+      const Lease lease = impl_->store.acquire(key);
+      hash = hash_bytes(lease.bytes(), hash);
+    }
   }
-  return sum;
+  return hash;
 }
 
 void Engine::snapshot(Snapshotter& to) {
@@ -282,12 +263,9 @@ void Engine::snapshot(Snapshotter& to) {
 }
 
 StateDict Engine::state_dict() const {
-  StateDict all;
-  for (int b = 0; b < static_cast<int>(impl_->plan.blocks.size()); ++b) {
-    const StateDict& entries = impl_->plan.updater->block(b).entries;
-    all.insert(all.end(), entries.begin(), entries.end());
-  }
-  return all;
+  const Blueprint::Impl& plan = impl_->plan;
+  return plan.sharded() ? impl_->state->entries()
+                        : own_share(impl_->state->entries(), plan.specs, plan.place);
 }
 
 const Ledger& Engine::ledger() const {

@@ -6,9 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "core/communicator.h"
 #include "core/executor.h"
 #include "core/schedule.h"
 #include "core/state_dict.h"
+#include "launch/model_state.h"
+#include "launch/sharding.h"
 #include "models/hf.h"
 #include "offload/planner.h"
 #include "optim/optimizer.h"
@@ -25,18 +28,22 @@ struct Computation {
   DType dtype = DType::f32;
   Order order = Order::micro_batch_major;
   UpdateMode update = UpdateMode::after_norm;
+  Summation summation = Summation::run;
+  bool sharded_update = true;  // ZeRO-1: each rank keeps state of its shards alone
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
 };
 
-/// The rooms tied together on paper: programs and their plan, nothing allocated.
+/// The rooms tied together on paper: one rank's programs and their plan, nothing allocated.
 class Blueprint {
  public:
-  explicit Blueprint(const Computation& computation);
+  /// Throws config when there are fewer micro-batches than ranks.
+  explicit Blueprint(const Computation& computation, RankPlace place = {});
   ~Blueprint();
   const Computation& computation() const;
   const offload::Plan& plan() const;
   const Program& step_program() const;
+  const Program& evaluation_program() const;
   /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
   double step_flops() const;
   struct Impl;
@@ -49,8 +56,11 @@ class Blueprint {
 /// The rooms tied together in memory: what the commands drive.
 class Engine {
  public:
-  /// Throws infeasible when the plan does not fit the budgets; nothing is allocated then.
-  Engine(std::unique_ptr<Blueprint> blueprint, const offload::Budgets& budgets);
+  /// Throws infeasible when the plan does not fit the budgets; nothing is allocated then. `ranks`
+  /// has the rank and size of the blueprint and outlives the engine.
+  Engine(std::unique_ptr<Blueprint> blueprint,
+         const offload::Budgets& budgets,
+         Communicator& ranks);
   ~Engine();
 
   /// Fresh state, weights from `load` (streams every parameter) or, if empty, from (seed, tensor,
@@ -58,19 +68,19 @@ class Engine {
   void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
   /// Fills every stored field of every tensor through `read` (tensor, state, first value,
   /// destination).
-  using StateReader = std::function<void(const std::string& tensor,
-                                         const std::string& state,
-                                         std::int64_t begin,
-                                         std::span<std::byte> to)>;
   void restore(const StateReader& read);
 
-  /// One training step. `scalars.inputs` in, results out.
+  /// One training step, collective. `scalars.inputs` in, with this rank's micro-batches; results
+  /// out.
   void step(StepScalars& scalars);
-  /// Sum of the losses of evaluation_G micro-batches, nats.
-  double evaluate(std::span<const MicroBatch> batches);
+  /// `sum` plus the losses of evaluation_G micro-batches in their order, nats. `batches`: this
+  /// rank's. Collective.
+  double evaluate(double sum, std::span<const MicroBatch> batches);
+  /// A hash of what is equal on all ranks: the working weights, and all state unless it is sharded.
+  std::uint64_t replica_hash() const;
   /// Runs the snapshot program through the checkpointer.
   void snapshot(Snapshotter& to);
-  /// What this rank stores, in the order of the snapshot program.
+  /// What this rank writes into a checkpoint, in the order of the snapshot program.
   StateDict state_dict() const;
   const Ledger& ledger() const;
   const Blueprint& blueprint() const;

@@ -15,6 +15,7 @@
 #include "launch/bench.h"
 #include "launch/report.h"
 #include "models/model.h"
+#include "parallel/self_communicator.h"
 
 namespace strata::launch {
 namespace {
@@ -146,7 +147,8 @@ class StepBench {
         steps_(steps),
         batches_(random_batches(c)),
         engine_(std::make_unique<Blueprint>(c),
-                {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}}) {
+                {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}},
+                ranks_) {
     engine_.start(1, {});
   }
   json run();
@@ -164,6 +166,7 @@ class StepBench {
   Computation computation_;
   std::int64_t steps_;
   std::vector<MicroBatch> batches_;
+  parallel::SelfCommunicator ranks_;
   Engine engine_;
   StepScalars scalars_;
   std::int64_t done_ = 0;

@@ -39,7 +39,7 @@ struct TrainSettings {
   std::int64_t micro_batch = 0;  // sequences; 0 until Settings::complete
   std::uint64_t seed = 0;
   DType dtype = DType::f32;
-  Order order = Order::micro_batch_major;
+  std::optional<Order> order;  // absent: what the summation makes cheaper
   optim::LrScheduleConfig schedule;
   OnNonfinite on_nonfinite = OnNonfinite::skip;
   std::int64_t eval_every = 0;   // steps; 0: never
@@ -79,7 +79,11 @@ struct RunConfig {
   Resume resume = Resume::automatic;
   std::string resume_path;
   io::QueueConfig::Engine io_engine = io::QueueConfig::Engine::automatic;
-  std::int64_t threads = 0;  // 0: all
+  Summation summation = Summation::run;
+  std::int64_t checksum_every = 0;  // steps; 0: never
+  bool sharded_update = true;       // ZeRO-1, where there are several ranks
+  double timeout_seconds = 0;       // of a rank's waits for others
+  std::int64_t threads = 0;         // 0: all
 };
 
 /// One setting as `config show` prints it and a checkpoint keeps it.

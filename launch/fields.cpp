@@ -37,6 +37,12 @@ void set_device_memory(C& c, V v) {
   c.memory.device_bytes = v.is_word() ? 0 : v.integer();
 }
 
+/// Layer by layer, the sums of a tree are of one block at a time; else they are of the whole model.
+void set_order(C& c, V v) {
+  c.train.order =
+      v.pick<std::optional<Order>>({std::nullopt, Order::micro_batch_major, Order::layer_major});
+}
+
 void set_resume(C& c, V v) {
   c.resume = v.is_word() ? v.pick({Resume::automatic, Resume::never}) : Resume::path;
   c.resume_path = v.is_word() ? "" : v.text();
@@ -101,10 +107,9 @@ std::vector<Field> train_fields() {
        [](C& c, V v) { c.train.seed = static_cast<std::uint64_t>(v.integer()); }},
       {"train.dtype", choice, "f32", Effect::bits, "of weights and activations in a step",
        [](C& c, V v) { c.train.dtype = v.pick({DType::f32, DType::bf16}); }, {"f32", "bf16"}},
-      {"train.order", choice, "micro-batch-major", Effect::none,
-       "which of blocks and micro-batches is the outer loop",
-       [](C& c, V v) { c.train.order = v.pick({Order::micro_batch_major, Order::layer_major}); },
-       {"micro-batch-major", "layer-major"}},
+      {"train.order", choice, "auto", Effect::none,
+       "which of blocks and micro-batches is the outer loop; auto: micro-batch-major, layer-major if elastic",
+       set_order, {"auto", "micro-batch-major", "layer-major"}},
       {"train.on_nonfinite", choice, "skip", Effect::bits,
        "a step with a NaN or infinity in its gradient",
        [](C& c, V v) { c.train.on_nonfinite = v.pick({OnNonfinite::skip, OnNonfinite::stop}); },
@@ -143,8 +148,12 @@ std::vector<Field> method_fields() {
       {"optim.clip", real, "1", Effect::bits, "largest global norm of the gradient; 0: any",
        [](C& c, V v) { c.optim.clip = v.real(); }},
       {"numerics.deterministic", choice, "run", Effect::bits,
-       "what repeats bit for bit: the run on its number of ranks",
-       only_choice, {"run"}},
+       "what repeats bit for bit: run: on the same number of ranks; elastic: on any",
+       [](C& c, V v) { c.summation = v.pick({Summation::run, Summation::elastic}); },
+       {"run", "elastic"}},
+      {"numerics.checksum_every", integer, "100", Effect::none,
+       "steps between comparisons of the ranks' weights; 0: never",
+       [](C& c, V v) { c.checksum_every = v.integer(); }},
       {"numerics.grad_dtype", choice, "f32", Effect::bits, "of gradients between ranks",
        only_choice, {"f32"}},
       {"numerics.update", choice, "after_norm", Effect::none,
@@ -158,6 +167,12 @@ std::vector<Field> machine_fields() {
   return {
       {"memory.device", bytes, "auto", Effect::none, "memory a step may use where it computes",
        set_device_memory, {"auto", "minimum"}, 1},
+      {"parallel.zero", integer, "1", Effect::none,
+       "what ranks share out; 0: nothing, each has all; 1: optimizer state and updates (ZeRO-1)",
+       [](C& c, V v) { c.sharded_update = v.integer() == 1; }, {}, 0, 1},
+      {"parallel.timeout", real, "600", Effect::none,
+       "seconds that a rank waits for another before it gives up",
+       [](C& c, V v) { c.timeout_seconds = v.real(); }, {}, 0.1},
       {"checkpoint.every", integer, "100", Effect::none,
        "steps between checkpoints; 0: at the end only",
        [](C& c, V v) { c.checkpoint.every = v.integer(); }},

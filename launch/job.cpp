@@ -138,18 +138,19 @@ std::vector<std::pair<std::string, std::string>> method_defaults(const std::stri
   return defaults;
 }
 
-std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config) {
+/// Every rank takes part, if with windows of no targets.
+std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config, int world) {
   if (!data.valid) {
     return 0;
   }
   const std::int64_t T = config.train.seq_len, B = config.train.micro_batch;
   const std::int64_t windows = data::evaluation_windows(*data.valid, T);
-  return std::min(kEvaluationMicroBatches, (windows + B - 1) / B);
+  return std::max<std::int64_t>(world, std::min(kEvaluationMicroBatches, (windows + B - 1) / B));
 }
 
 }  // namespace
 
-Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text) {
+Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text, int world) {
   Job job{.settings = std::move(settings), .data = {}, .computation = {}, .init = {}};
   const RunConfig& config = job.settings.config();
   const bool resumed = !checkpoint.empty();
@@ -179,9 +180,12 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
   c.T = config.train.seq_len;
   c.B = config.train.micro_batch;
   c.G = config.train.batch_tokens / (c.T * c.B);
-  c.evaluation_G = evaluation_micro_batches(job.data, config);
+  c.evaluation_G = evaluation_micro_batches(job.data, config, world);
   c.dtype = config.train.dtype;
-  c.order = config.train.order;
+  c.summation = config.summation;
+  c.order = config.train.order.value_or(
+      c.summation == Summation::elastic ? Order::layer_major : Order::micro_batch_major);
+  c.sharded_update = config.sharded_update;
   c.update = config.update;
   c.method = config.optim.method;
   for (const auto& [name, value] : config.optim.settings) {

@@ -32,7 +32,7 @@ enum class Text : std::uint8_t { required, optional };
 
 /// Resolves settings. `checkpoint`: where the model and tokenizer of a resumed run come from;
 /// empty: a fresh run. Throws config, data or format, before anything is written.
-Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text);
+Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text, int world = 1);
 
 /// Budgets of the settings; `minimum` is what the plan needs.
 offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan);

@@ -5,13 +5,16 @@
 
 #include "core/error.h"
 #include "launch/commands.h"
+#include "launch/ranks.h"
 
 int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
   try {
     return strata::launch::run(argc, argv);
   } catch (const strata::Error& error) {
-    std::fprintf(stderr, "strata: %s\n", error.what());
+    if (strata::launch::speaks_first()) {
+      std::fprintf(stderr, "strata: %s\n", error.what());
+    }
     return error.exit_code();
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,

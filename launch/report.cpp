@@ -68,6 +68,8 @@ Report::Report(const std::filesystem::path& run_dir, std::int64_t resumed_step)
   }
 }
 
+Report::Report() : metrics_(nullptr, &std::fclose), terminal_(false) {}
+
 Report::~Report() {
   finish_live_line();
 }
@@ -80,6 +82,9 @@ void Report::finish_live_line() {
 }
 
 void Report::note(const std::string& text) {
+  if (!metrics_) {
+    return;
+  }
   finish_live_line();
   std::fprintf(stderr, "%s\n", text.c_str());
 }
@@ -94,6 +99,9 @@ void Report::write_metrics(const std::string& line) {
 }
 
 void Report::step(const StepReport& r) {
+  if (!metrics_) {
+    return;
+  }
   const nlohmann::json object{{"step", r.step},
                               {"loss", number(r.loss)},
                               {"grad_norm", number(r.grad_norm)},
@@ -139,6 +147,9 @@ void Report::step(const StepReport& r) {
 }
 
 void Report::evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds) {
+  if (!metrics_) {
+    return;
+  }
   const nlohmann::json object{{"step", step},
                               {"validation_loss", number(loss)},
                               {"validation_tokens", tokens},

@@ -28,6 +28,8 @@ class Report {
   /// Appends to <run>/metrics.jsonl, cutting lines of steps after `resumed_step` that the resumed
   /// run repeats.
   Report(const std::filesystem::path& run_dir, std::int64_t resumed_step);
+  /// Tells nothing: of a rank that another one speaks for.
+  Report();
   ~Report();
   void step(const StepReport& report);
   void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
@@ -37,7 +39,7 @@ class Report {
  private:
   void finish_live_line();
   void write_metrics(const std::string& line);
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> metrics_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> metrics_;  // absent: silent
   bool terminal_;
   bool live_ = false;
   bool metrics_lost_ = false;

@@ -1,15 +1,15 @@
 // strata train, strata resume: one run.
 #include <cstdio>
-#include <cstdlib>
+#include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
-#include "core/parallel_for.h"
 #include "launch/commands.h"
 #include "launch/model_dir.h"
+#include "launch/ranks.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
@@ -106,31 +106,58 @@ void require_same_model(const Settings& settings, const std::map<std::string, st
   }
 }
 
-int run_settings(Sources sources, bool json) {
-  Settings first(sources);
-  const bool resume_asked = given(first, "resume") && first.config().resume != Resume::never;
-  const auto earlier = resume_asked ? Earlier::accept : Earlier::refuse;
-  RunDir dir(first.config().run_dir, earlier);
-  const auto checkpoint = resume_asked ? resume_from(first.config()) : std::filesystem::path();
-  if (!checkpoint.empty()) {  // a resumed run keeps its settings unless others are given
-    sources.restored = checkpoint::Reader(checkpoint).state().settings;
-    sources.restored.erase("resume");
-    sources.restored.erase("run.dir");
+/// What `--parallel.timeout` says; settings that cannot be read are told of once the ranks have
+/// met.
+double timeout_of(const Sources& sources) {
+  try {
+    return Settings(sources).config().timeout_seconds;
+  } catch (const Error&) {
+    constexpr double kSeconds = 600;
+    return kSeconds;
   }
-  Settings settings(sources);
-  require_same_model(settings, sources.restored);
-  if (resume_asked && checkpoint.empty()) {
-    std::fprintf(
-        stderr, "no checkpoint in %s: starting at step 1\n", first.config().run_dir.c_str());
+}
+
+int run_on(Communicator& ranks, Sources sources, bool json) {
+  std::optional<RunDir> dir;  // of rank 0, which alone writes to it by name
+  bool resume_asked = false;
+  std::string run, found;
+  together(ranks, [&] {
+    const Settings first(sources);
+    run = first.config().run_dir;
+    resume_asked = given(first, "resume") && first.config().resume != Resume::never;
+    if (ranks.rank() == 0) {
+      dir.emplace(run, resume_asked ? Earlier::accept : Earlier::refuse);
+      found = resume_asked ? resume_from(first.config()).string() : "";
+    }
+  });
+  const std::filesystem::path checkpoint = text_of_first(ranks, found);
+  std::optional<Job> job;
+  together(ranks, [&] {
+    if (!checkpoint.empty()) {  // a resumed run keeps its settings unless others are given
+      sources.restored = checkpoint::Reader(checkpoint).state().settings;
+      sources.restored.erase("resume");
+      sources.restored.erase("run.dir");
+    }
+    Settings settings(sources);
+    require_same_model(settings, sources.restored);
+    job = make_job(std::move(settings), checkpoint, Text::required, ranks.size());
+  });
+  if (resume_asked && checkpoint.empty() && ranks.rank() == 0) {
+    std::fprintf(stderr, "no checkpoint in %s: starting at step 1\n", run.c_str());
   }
-  if (settings.config().threads > 0) {
-    set_thread_count(static_cast<int>(settings.config().threads));
-  }
+  share_cores(ranks, job->settings.config().threads);
   install_signal_handlers();
-  Job job = make_job(std::move(settings), checkpoint, Text::required);
-  const TrainResult result = run_training(std::move(job), dir, checkpoint);
-  print_end(result, json);
+  const TrainResult result =
+      run_training(std::move(*job), ranks, dir ? &*dir : nullptr, checkpoint);
+  if (ranks.rank() == 0) {
+    print_end(result, json);
+  }
   return result.interrupted ? static_cast<int>(Errc::interrupted) : 0;
+}
+
+int run_settings(const Sources& sources, bool json) {
+  return with_ranks(timeout_of(sources),
+                    [&](Communicator& ranks) { return run_on(ranks, sources, json); });
 }
 
 }  // namespace

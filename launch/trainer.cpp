@@ -3,22 +3,23 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include <fmt/format.h>
 
 #include "checkpoint/checkpoint.h"
-#include "core/cpu/simd.h"
 #include "core/error.h"
 #include "core/kill_point.h"
-#include "core/matmul.h"
 #include "core/runtime.h"
 #include "launch/model_dir.h"
 #include "launch/plan_report.h"
+#include "launch/provenance.h"
+#include "launch/ranks.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "launch/trace.h"
-#include "parallel/self_communicator.h"
+#include "parallel/replicas.h"
 
 namespace strata::launch {
 namespace {
@@ -31,22 +32,18 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::map<std::string, std::string> numeric_environment() {
-  return {{"isa", cpu::to_string(cpu::isa_level())},
-          {"bf16", cpu::has_bf16_dot() ? "dot" : "widened"},
-          {"matmul", matmul_library()},
-          {"device", "cpu"}};
-}
-
 class Trainer {
  public:
-  Trainer(Job job, RunDir& dir, const std::filesystem::path& checkpoint)
+  Trainer(Job job, Communicator& ranks, RunDir* dir, const std::filesystem::path& checkpoint)
       : job_(std::move(job)),
         config_(job_.settings.config()),
-        dir_(dir),
+        ranks_(ranks),
+        dir_(config_.run_dir),
         sampler_(*job_.data.train, job_.computation.T, config_.train.seed),
         engine_(make_engine()) {
-    print_summary(job_);
+    if (first()) {
+      print_summary(job_);
+    }
     if (checkpoint.empty()) {
       engine_.start(config_.train.seed, job_.init);
       state_.seed = config_.train.seed;
@@ -58,30 +55,42 @@ class Trainer {
       state_.settings[key] = value.text;
     }
     state_.numeric_hash = job_.settings.numeric_hash();
-    state_.numeric_environment = numeric_environment();
+    state_.numeric_environment = environment();
     state_.files = model_files(job_.computation.model, *job_.data.tokenizer);
-    dir_.create();
+    if (dir != nullptr) {
+      dir->create();
+    }
     writer_ = std::make_unique<checkpoint::Writer>(writer_config(), engine_.state_dict(), ranks_);
-    report_ = std::make_unique<Report>(dir.path(), state_.step);
+    report_ =
+        dir == nullptr ? std::make_unique<Report>() : std::make_unique<Report>(dir_, state_.step);
     trace_ = std::make_unique<Trace>(trace_config(), engine_.ledger(), *report_);
-    io::replace_file(dir.path() / "config.toml", job_.settings.toml());
+    if (dir != nullptr) {
+      io::replace_file(dir_ / "config.toml", job_.settings.toml());
+    }
   }
 
   TrainResult run();
 
  private:
   Engine make_engine() const {
-    auto blueprint = std::make_unique<Blueprint>(job_.computation);
+    auto blueprint =
+        std::make_unique<Blueprint>(job_.computation, RankPlace{ranks_.rank(), ranks_.size()});
     const auto budgets = budgets_of(config_, blueprint->plan());
-    return Engine(std::move(blueprint), budgets);
+    return Engine(std::move(blueprint), budgets, ranks_);
+  }
+  bool first() const { return ranks_.rank() == 0; }
+  std::map<std::string, std::string> environment() const {
+    return numeric_environment(job_.computation.summation, ranks_.size());
   }
   checkpoint::WriterConfig writer_config() const {
-    return {.root = dir_.checkpoints(),
+    return {.root = dir_ / "ckpt",
             .keep_last = static_cast<int>(config_.checkpoint.keep_last),
             .queue = {.engine = config_.io_engine}};
   }
   TraceConfig trace_config() const {
-    return {.file = dir_.path() / "trace.json",
+    const std::string name =
+        first() ? "trace.json" : fmt::format("trace.rank{}.json", ranks_.rank());
+    return {.file = dir_ / name,
             .steps = config_.trace_steps,
             .spans = trace_spans(config_.trace_steps, engine_.blueprint().step_program())};
   }
@@ -95,10 +104,10 @@ class Trainer {
 
   Job job_;
   const RunConfig& config_;
-  RunDir& dir_;
+  Communicator& ranks_;
+  const std::filesystem::path dir_;
   data::WindowSampler sampler_;
   Engine engine_;
-  parallel::SelfCommunicator ranks_;
   std::unique_ptr<checkpoint::Writer> writer_;
   RunState state_;
   std::tuple<std::int64_t, std::int64_t, std::int64_t> before_;  // step, tokens, samples
@@ -119,41 +128,23 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                       std::span<std::byte> to) { reader.read(tensor, field, begin, to); });
   state_ = reader.state();
   result_.checkpoint = checkpoint;
-  saved_step_ = checkpoint.parent_path() == dir_.checkpoints() ? state_.step : -1;
-  std::fprintf(stderr,
-               "resuming from %s after step %lld\n",
-               checkpoint.c_str(),
-               static_cast<long long>(state_.step));
-  if (state_.numeric_hash != job_.settings.numeric_hash()) {
-    for (const auto& [key, value] : job_.settings.values()) {
-      const auto old = state_.settings.find(key);
-      if (old != state_.settings.end() && old->second != value.text) {
-        std::fprintf(stderr,
-                     "  %s was %s, is now %s (%s)\n",
-                     key.c_str(),
-                     old->second.c_str(),
-                     value.text.c_str(),
-                     value.origin.c_str());
-      }
-    }
-  }
-  for (const auto& [key, value] : numeric_environment()) {
-    if (const std::string& old = state_.numeric_environment[key]; old != value) {
-      std::fprintf(
-          stderr,
-          "strata: warning: %s was %s and is %s: bits may differ from an undisturbed run\n",
-          key.c_str(),
-          old.c_str(),
-          value.c_str());
-    }
+  saved_step_ = checkpoint.parent_path() == dir_ / "ckpt" ? state_.step : -1;
+  if (first()) {
+    std::fprintf(stderr,
+                 "resuming from %s after step %lld\n",
+                 checkpoint.c_str(),
+                 static_cast<long long>(state_.step));
+    warn_of_differences(state_, job_.settings, environment());
   }
 }
 
 void Trainer::load_batches() {
-  batches_.resize(static_cast<std::size_t>(job_.computation.G));
+  const Program& program = engine_.blueprint().step_program();
+  batches_.resize(static_cast<std::size_t>(program.last_micro_batch - program.first_micro_batch));
   const std::int64_t B = job_.computation.B;
-  for (std::size_t g = 0; g < batches_.size(); ++g) {
-    sampler_.fill(batches_[g], state_.samples + static_cast<std::int64_t>(g) * B, B);
+  for (std::size_t k = 0; k < batches_.size(); ++k) {
+    const auto g = program.first_micro_batch + static_cast<std::int64_t>(k);
+    sampler_.fill(batches_[k], state_.samples + g * B, B);
   }
 }
 
@@ -207,6 +198,11 @@ void Trainer::evaluate() {
     windows = std::min(windows, std::max<std::int64_t>(1, config_.train.eval_tokens / T));
   }
   evaluation_batches_.resize(static_cast<std::size_t>(job_.computation.evaluation_G));
+  const Program& program = engine_.blueprint().evaluation_program();
+  const auto ours =
+      std::span<const MicroBatch>(evaluation_batches_)
+          .subspan(static_cast<std::size_t>(program.first_micro_batch),
+                   static_cast<std::size_t>(program.last_micro_batch - program.first_micro_batch));
   double sum = 0;
   std::int64_t tokens = 0;
   for (std::int64_t first = 0; first < windows;) {
@@ -219,7 +215,7 @@ void Trainer::evaluate() {
           std::count_if(targets, targets + B * T, [](std::int32_t t) { return t != kMasked; });
       first += B;
     }
-    sum += engine_.evaluate(evaluation_batches_);
+    sum = engine_.evaluate(sum, ours);
   }
   result_.validation_loss = sum / static_cast<double>(tokens);
   evaluated_step_ = state_.step;
@@ -262,6 +258,9 @@ TrainResult Trainer::run() {
         (config_.train.on_nonfinite == OnNonfinite::stop || skipped_in_a_row_ == kHopeless)) {
       stop_at_nonfinite();
     }
+    if (ranks_.size() > 1 && due(config_.checksum_every)) {
+      parallel::require_equal_replicas(ranks_, engine_.replica_hash(), state_.step);
+    }
     if (!stop && job_.data.valid && due(config_.train.eval_every)) {
       evaluate();
     }
@@ -286,8 +285,13 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-TrainResult run_training(Job job, RunDir& dir, const std::filesystem::path& checkpoint) {
-  return Trainer(std::move(job), dir, checkpoint).run();
+TrainResult run_training(Job job,
+                         Communicator& ranks,
+                         RunDir* dir,
+                         const std::filesystem::path& checkpoint) {
+  std::optional<Trainer> trainer;
+  together(ranks, [&] { trainer.emplace(std::move(job), ranks, dir, checkpoint); });
+  return trainer->run();
 }
 
 }  // namespace strata::launch

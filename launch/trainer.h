@@ -21,9 +21,13 @@ struct TrainResult {
 };
 
 /// Runs a job to its end, or to a wish to stop: steps, validation, checkpoints, report.
-/// `checkpoint`: where to go on from; empty: from the start. `dir` is created once everything is
-/// allocated and loaded. Throws numerics when on_nonfinite says stop or a run of skipped steps
-/// shows that it cannot recover; the state before that step is then saved.
-TrainResult run_training(Job job, RunDir& dir, const std::filesystem::path& checkpoint);
+/// `checkpoint`: where to go on from; empty: from the start. `dir`: on rank 0 alone; it is created
+/// once everything is allocated and loaded. Collective. Throws numerics when on_nonfinite says stop
+/// or a run of skipped steps shows that it cannot recover; the state before that step is then
+/// saved.
+TrainResult run_training(Job job,
+                         Communicator& ranks,
+                         RunDir* dir,
+                         const std::filesystem::path& checkpoint);
 
 }  // namespace strata::launch

@@ -1,6 +1,9 @@
 #include "launch/weights.h"
 
 #include <algorithm>
+#include <vector>
+
+#include <xxhash.h>
 
 #include "core/bf16.h"
 
@@ -31,6 +34,26 @@ void write_weights(PackStore& store,
   } else {
     std::transform(values.begin(), values.end(), reinterpret_cast<bf16*>(to), to_bf16);
   }
+}
+
+void for_each_piece(
+    std::span<const BlockSpec> specs,
+    const std::function<void(const ParamSpec&, std::int64_t begin, std::span<float>)>& body) {
+  constexpr std::int64_t kPiece = 1 << 20;
+  std::vector<float> values;
+  for (const BlockSpec& spec : specs) {
+    for (const ParamSpec& param : spec.params) {
+      const std::int64_t numel = param.info.shape.numel();
+      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
+        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
+        body(param, begin, values);
+      }
+    }
+  }
+}
+
+std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t before) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), before);
 }
 
 }  // namespace strata::launch

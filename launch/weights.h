@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -27,5 +28,13 @@ void write_weights(PackStore& store,
                    DType dtype,
                    std::int64_t begin,
                    std::span<const float> values);
+
+/// Calls `body` for every parameter in turn, piece by piece, with room for the piece's values.
+void for_each_piece(
+    std::span<const BlockSpec> specs,
+    const std::function<void(const ParamSpec&, std::int64_t begin, std::span<float>)>& body);
+
+/// A hash of bytes that goes on from an earlier one.
+std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t before);
 
 }  // namespace strata::launch

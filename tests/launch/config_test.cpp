@@ -291,7 +291,7 @@ TEST_F(ConfigTest, WrongTypesAndRangesSayWhatIsNeeded) {
            {"train.dtype = \"fp16\"", "train.dtype needs one of f32, bf16, got the text 'fp16'"},
            {"train.dtype = 32", "needs one of f32, bf16, got '32'"},
            {"numerics.deterministic = \"off\"",
-            "numerics.deterministic needs run, got the text 'off'"},
+            "numerics.deterministic needs one of run, elastic, got the text 'off'"},
            {"memory.device = \"2 gigs\"",
             "memory.device needs bytes, such as 512MiB or 2GiB, or auto, minimum"},
            {"memory.device = \"0.3B\"", "memory.device needs bytes"},
@@ -442,7 +442,7 @@ std::string other_value(const Field& field) {
     case FieldType::real:
       return "0.75";
     default:
-      return "17";
+      return field.max < 17 ? "0" : "17";
   }
 }
 
@@ -452,6 +452,9 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "train.eval_every",
                                                 "train.eval_tokens",
                                                 "numerics.update",
+                                                "numerics.checksum_every",
+                                                "parallel.zero",
+                                                "parallel.timeout",
                                                 "memory.device",
                                                 "checkpoint.every",
                                                 "checkpoint.keep_last",

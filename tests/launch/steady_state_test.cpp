@@ -15,6 +15,7 @@
 #include "core/philox.h"
 #include "launch/assemble.h"
 #include "models/config.h"
+#include "parallel/self_communicator.h"
 #include "tests/support/allocation_count.h"
 
 namespace strata::launch {
@@ -49,7 +50,7 @@ class Training {
   explicit Training(const Computation& c)
       : batches_(static_cast<std::size_t>(c.G)),
         loss_tokens_(c.G * c.B * c.T),
-        engine_(std::make_unique<Blueprint>(c), {{Tier{}, std::int64_t{1} << 30}}) {
+        engine_(std::make_unique<Blueprint>(c), {{Tier{}, std::int64_t{1} << 30}}, ranks_) {
     const RandomKey key{1, RandomUse::sampling, 0, 0};
     std::uint64_t drawn = 0;
     for (MicroBatch& batch : batches_) {
@@ -79,6 +80,7 @@ class Training {
  private:
   std::vector<MicroBatch> batches_;
   std::int64_t loss_tokens_;
+  parallel::SelfCommunicator ranks_;
   Engine engine_;
   StepScalars scalars_;
   std::int64_t done_ = 0;

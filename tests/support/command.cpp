@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <stdexcept>
 
 #include <fcntl.h>
@@ -15,6 +19,8 @@
 
 namespace strata::tests {
 namespace {
+
+using Strings = std::vector<std::string>;
 
 std::vector<std::string> child_environment(const CommandOptions& options) {
   std::vector<std::string> variables;
@@ -95,6 +101,17 @@ std::string CommandEnd::text() const {
 Command::Command(std::vector<std::string> words, CommandOptions options)
     : deadline_(std::chrono::steady_clock::now() + options.timeout) {
   words.insert(words.begin(), STRATA_BINARY);
+  if (options.ranks > 0) {
+    Strings launcher{mpirun(),
+                     "-np",
+                     std::to_string(options.ranks),
+                     "--oversubscribe",
+                     "--bind-to",
+                     "none",
+                     "--allow-run-as-root"};
+    launcher.insert(launcher.end(), options.launcher.begin(), options.launcher.end());
+    words.insert(words.begin(), launcher.begin(), launcher.end());
+  }
   std::vector<std::string> variables = child_environment(options);
   const std::vector<char*> arguments = pointers(words), environment = pointers(variables);
   int out[2], err[2];
@@ -150,6 +167,18 @@ bool Command::wait_for_err(std::string_view text) {
   return true;
 }
 
+std::vector<pid_t> Command::children() const {
+  const auto task = "/proc/" + std::to_string(pid_) + "/task/";
+  std::vector<pid_t> all;
+  for (const auto& thread : std::filesystem::directory_iterator(task)) {
+    std::ifstream in(thread.path() / "children");
+    for (pid_t child = 0; in >> child;) {
+      all.push_back(child);
+    }
+  }
+  return all;
+}
+
 void Command::signal(int number) const {
   kill(pid_, number);
 }
@@ -163,6 +192,16 @@ CommandEnd Command::wait() {
   end_.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   end_.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   return end_;
+}
+
+std::string mpirun() {
+  std::istringstream path(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
+  for (std::string directory; std::getline(path, directory, ':');) {
+    if (access((directory + "/mpirun").c_str(), X_OK) == 0) {
+      return directory + "/mpirun";
+    }
+  }
+  return "";
 }
 
 CommandEnd run_command(std::vector<std::string> words, CommandOptions options) {

@@ -23,8 +23,10 @@ struct CommandEnd {
 struct CommandOptions {
   std::vector<std::pair<std::string, std::string>> environment = {};  // added to ours
   std::string directory = {};                                         // to run in; empty: ours
-  std::int64_t file_limit_bytes = 0;                                  // RLIMIT_FSIZE; 0: none
-  std::chrono::seconds timeout{120};                                  // then it is killed
+  int ranks = 0;  // started by mpirun with so many, cores shared out among them; 0: without it
+  std::vector<std::string> launcher = {};  // more words for mpirun
+  std::int64_t file_limit_bytes = 0;       // RLIMIT_FSIZE; 0: none
+  std::chrono::seconds timeout{120};       // then it is killed
 };
 
 /// The built program `strata`, started with these words; killed if it still runs at the end. Its
@@ -38,6 +40,8 @@ class Command {
   Command& operator=(const Command&) = delete;
 
   pid_t pid() const { return pid_; }
+  /// Processes that it has started and that live: the ranks, in order, when it is mpirun.
+  std::vector<pid_t> children() const;
   /// Waits until standard error contains `text`; false when the program ends without it.
   bool wait_for_err(std::string_view text);
   void signal(int number) const;
@@ -52,6 +56,9 @@ class Command {
   std::chrono::steady_clock::time_point deadline_;
   CommandEnd end_;
 };
+
+/// Where mpirun is; empty when it is not installed.
+std::string mpirun();
 
 /// Runs the program to its end.
 CommandEnd run_command(std::vector<std::string> words, CommandOptions options = {});

@@ -1,0 +1,50 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "core/pack.h"
+#include "core/state_dict.h"
+#include "launch/weights.h"
+#include "models/hf.h"
+#include "models/model.h"
+#include "optim/updater.h"
+
+namespace strata::launch {
+
+/// Fills values [begin, begin + ...) of a stored field of a tensor.
+using StateReader = std::function<void(const std::string& tensor,
+                                       const std::string& state,
+                                       std::int64_t begin,
+                                       std::span<std::byte> to)>;
+
+/// The weights and state packs of one rank: how they begin and how they come back.
+class ModelState {
+ public:
+  /// Makes fresh state; the packs are resident in `store`. Everything passed by reference outlives
+  /// it. `sharded`: this rank has the state of its shards alone.
+  ModelState(PackStore& store,
+             const optim::OptimizerUpdater& updater,
+             std::span<const BlockSpec> specs,
+             WeightPlaces places,
+             DType dtype,
+             bool sharded);
+  /// Weights from `load` (streams every parameter) or, if empty, from (seed, tensor, element).
+  void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
+  void restore(const StateReader& read);
+  /// All that this rank holds, in the order of the snapshot program.
+  StateDict entries() const;
+
+ private:
+  void write_master(const ParamSpec& spec, std::int64_t begin, std::span<const float> values);
+
+  PackStore& store_;
+  const optim::OptimizerUpdater& updater_;
+  std::span<const BlockSpec> specs_;
+  WeightPlaces places_;
+  DType dtype_;
+  bool sharded_;
+};
+
+}  // namespace strata::launch

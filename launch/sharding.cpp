@@ -1,0 +1,98 @@
+#include "launch/sharding.h"
+
+#include <numeric>
+
+#include "core/for_each.h"
+#include "optim/optimizer.h"
+
+namespace strata::launch {
+namespace {
+
+std::int64_t cut_of(const Granularity& granularity, const Shape& shape) {
+  const std::int64_t whole = shape.numel();
+  switch (granularity.unit) {
+    case Granularity::Unit::element:
+      return kChunk;
+    case Granularity::Unit::block:
+      return std::lcm(kChunk, granularity.block);
+    case Granularity::Unit::row:
+      return std::lcm(kChunk, shape.back());
+    case Granularity::Unit::column:
+    case Granularity::Unit::whole:
+      break;
+  }
+  return whole;
+}
+
+}  // namespace
+
+std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
+                                   std::span<const BlockSpec> specs,
+                                   int world) {
+  std::vector<std::vector<parallel::Cuttable>> blocks;
+  for (const BlockSpec& spec : specs) {
+    auto& block = blocks.emplace_back();
+    for (const ParamSpec& param : spec.params) {
+      const Shape& shape = param.info.shape;
+      block.push_back(
+          {param.info.id, shape.numel(), cut_of(method.granularity(param.info), shape)});
+    }
+  }
+  return parallel::partition(blocks, world);
+}
+
+parallel::Together make_together(std::span<const BlockSpec> specs,
+                                 const optim::OptimizerUpdater& updater,
+                                 std::span<const ShardSpec> shards,
+                                 DType weight_dtype) {
+  parallel::Together together;
+  for (std::size_t b = 0; b < specs.size(); ++b) {
+    const int block = static_cast<int>(b);
+    std::vector<std::int64_t> bytes;
+    for (const BorrowedParam& p : specs[b].borrows) {
+      bytes.push_back(p.shape.numel() * size_bytes(DType::f32));
+    }
+    const PackLayout layout = pack_layout(bytes);
+    for (std::size_t k = 0; k < specs[b].borrows.size(); ++k) {
+      const BorrowedParam& p = specs[b].borrows[k];
+      together.borrowed.push_back(
+          {.borrower = block,
+           .owner = p.block,
+           .owner_offset = updater.block(p.block).grads.offset[static_cast<std::size_t>(p.param)],
+           .borrower_offset = layout.offset[k],
+           .numel = p.shape.numel()});
+    }
+    if (!shards.empty()) {
+      const optim::BlockState& state = updater.block(block);
+      together.shares.push_back(
+          parallel::block_shares(specs[b], shards, state.grads, state.weights, weight_dtype));
+    }
+  }
+  return together;
+}
+
+StateDict own_share(const StateDict& all, std::span<const BlockSpec> specs, RankPlace place) {
+  std::map<std::string, TensorId> ids;
+  std::vector<std::vector<parallel::Cuttable>> blocks;
+  for (const BlockSpec& spec : specs) {
+    auto& block = blocks.emplace_back();
+    for (const ParamSpec& param : spec.params) {
+      const std::int64_t numel = param.info.shape.numel();
+      ids[param.info.name] = param.info.id;
+      block.push_back({param.info.id, numel, numel});
+    }
+  }
+  std::map<TensorId, int> writer;
+  for (const ShardSpec& shard : parallel::partition(blocks, place.world)) {
+    writer[shard.tensor] = shard.owner;
+  }
+  StateDict own;
+  for (const StateEntry& entry : all) {
+    if (writer[ids.at(entry.tensor)] == place.rank) {
+      own.push_back(entry);
+    }
+  }
+  return own;
+}
+
+}  // namespace strata::launch
