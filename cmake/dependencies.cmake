@@ -15,6 +15,8 @@ target_link_libraries(strata_dnnl INTERFACE ${DNNL_LIBRARY})
 
 pkg_check_modules(isal REQUIRED IMPORTED_TARGET libisal)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+# The C library alone; find_package(MPI) would also look for what C++ programs link.
+pkg_check_modules(mpi REQUIRED IMPORTED_TARGET ompi-c)
 pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
 find_path(TOMLPLUSPLUS_INCLUDE_DIR toml++/toml.h REQUIRED)
 

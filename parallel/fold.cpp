@@ -43,9 +43,18 @@ void fold_tile(float* out,
   }
 }
 
+/// Two contributions, the most common case: straight into place.
+void fold_pair(float* out, const float* a, const float* b, std::int64_t n) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < n; ++i) {
+    out[i] = a[i] + b[i];
+  }
+}
+
 }  // namespace
 
 void fold(float* out,
+          float* copy,
           std::span<const float* const> contributions,
           const SumOrder& order,
           std::int64_t numel) {
@@ -54,17 +63,16 @@ void fold(float* out,
   const bool pair = order.steps.size() == 3;
   parallel_for(numel, kChunk, [&](std::int64_t begin, std::int64_t end) {
     cpu::simd([&] {
-      if (pair) {  // two contributions, the most common case: straight into place
-        const float* const a = contributions[0];
-        const float* const b = contributions[1];
-#pragma GCC ivdep
-        for (std::int64_t i = begin; i < end; ++i) {
-          out[i] = a[i] + b[i];
-        }
-        return;
-      }
       for (std::int64_t at = begin; at < end; at += kTile) {
-        fold_tile(out, contributions, order, at, std::min(kTile, end - at));
+        const std::int64_t n = std::min(kTile, end - at);
+        if (pair) {
+          fold_pair(out + at, contributions[0] + at, contributions[1] + at, n);
+        } else {
+          fold_tile(out, contributions, order, at, n);
+        }
+        if (copy != nullptr) {
+          std::copy(out + at, out + at + n, copy + at);
+        }
       }
     });
   });
