@@ -31,7 +31,8 @@ constexpr std::int64_t kNetworkBoxBytes = std::int64_t{4} << 20;
 constexpr std::int64_t kSmallestBox = 4096;
 // Peers that share memory learn of an abort and say so before the launcher ends them.
 constexpr auto kLastWords = std::chrono::milliseconds(100);
-constexpr std::int64_t kSpinNs = 50'000;
+// Longer than a round: a rank that slept is late for the next one too, where others run beside it.
+constexpr std::int64_t kSpinNs = 1'000'000;
 constexpr std::int64_t kCrowdedSpinNs = 2'000;  // a peer may need this very core to arrive
 
 using Path = MpiOptions::Path;
