@@ -31,6 +31,7 @@ const std::vector<Subject>& subjects() {
       {"step", "training steps of a preset on random tokens", bench_step},
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
       {"attention", "attention by length of sequence, against matrix products", bench_attention},
+      {"allreduce", "sums over the ranks of mpirun, against the library's", bench_allreduce},
   };
   return all;
 }

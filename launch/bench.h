@@ -17,6 +17,7 @@ namespace strata::launch {
 int bench_step(Words words);
 int bench_optim(Words words);
 int bench_attention(Words words);
+int bench_allreduce(Words words);
 
 /// What the timed program runs on: processor, threads, instruction set, matrix library.
 nlohmann::json machine_json();

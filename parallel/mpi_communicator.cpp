@@ -1,7 +1,7 @@
 #include "parallel/mpi_communicator.h"
 
 #include <algorithm>
-#include <array>
+#include <chrono>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -9,8 +9,8 @@
 #include <exception>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
-#include <vector>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -29,7 +29,10 @@ namespace {
 constexpr std::int64_t kWindowBoxBytes = std::int64_t{512} << 10;
 constexpr std::int64_t kNetworkBoxBytes = std::int64_t{4} << 20;
 constexpr std::int64_t kSmallestBox = 4096;
-constexpr std::int64_t kSpinNs = 50'000;
+// Peers that share memory learn of an abort and say so before the launcher ends them.
+constexpr auto kLastWords = std::chrono::milliseconds(100);
+// Longer than a round: a rank that slept is late for the next one too, where others run beside it.
+constexpr std::int64_t kSpinNs = 1'000'000;
 constexpr std::int64_t kCrowdedSpinNs = 2'000;  // a peer may need this very core to arrive
 
 using Path = MpiOptions::Path;
@@ -186,6 +189,7 @@ MpiCommunicator::~MpiCommunicator() {
 void MpiCommunicator::abort(int exit_code) noexcept {
   watch_.raise(exit_code, -1);
   std::fflush(nullptr);
+  std::this_thread::sleep_for(kLastWords);
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }

@@ -1,15 +1,20 @@
 #include "core/communicator.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "parallel/mpi_communicator.h"
 #include "parallel/self_communicator.h"
+#include "tests/parallel/mpi_options.h"
 #include "tests/support/local_ranks.h"
 
 namespace strata::parallel {
@@ -163,6 +168,145 @@ TEST_P(Contract, MessagesArriveByTagInOrder) {
   });
 }
 
+/// Pieces of many sizes from one seed, equal on all ranks: some empty, some left out.
+std::vector<Share> scattered_shares(int world, std::int64_t total) {
+  std::vector<Share> shares;
+  std::uint32_t state = 12345;
+  for (std::int64_t at = 0; at < total;) {
+    state = state * 1664525u + 1013904223u;
+    const std::int64_t n = std::min<std::int64_t>(total - at, (state >> 16) % 900);
+    if (state >> 28 != 0) {  // else a gap
+      shares.push_back({at, at + n, static_cast<int>((state >> 8) % 16) % world});
+    }
+    at += n + 1;
+  }
+  return shares;
+}
+
+TEST_P(Contract, LongSumsFollowTheOrderInEveryElement) {
+  GetParam().run([](Communicator& c) {
+    for (const std::int64_t numel : {1, 17, 4099, 150'001}) {
+      const SumOrder order = rank_order(c.size());
+      const std::vector<Tensor> parts = parts_of(c, order, numel);
+      c.all_reduce(parts, order);
+      for (std::int64_t i = 0; i < numel; ++i) {
+        ASSERT_EQ(parts[0].data<float>()[i], expected_sum(order, i)) << i << " of " << numel;
+      }
+    }
+    const Tensor nothing = Tensor::zeros(DType::f32, {0});
+    c.all_reduce(nothing);
+  });
+}
+
+TEST_P(Contract, ScatteredSharesOfSeveralPartsAreSummedByTheirOwners) {
+  GetParam().run([](Communicator& c) {
+    constexpr std::int64_t kNumel = 60'013;
+    const SumOrder order = sum_order(Summation::elastic, c.size(), 7);
+    const std::vector<Share> shares = scattered_shares(c.size(), kNumel);
+    const std::vector<Tensor> parts = parts_of(c, order, kNumel);
+    c.reduce_scatter(parts, order, shares);
+    for (const Share& share : shares) {
+      for (std::int64_t i = share.begin; i < share.end && share.owner == c.rank(); ++i) {
+        ASSERT_EQ(parts[0].data<float>()[i], expected_sum(order, i)) << i;
+      }
+    }
+    // One owner of everything.
+    const std::vector<Tensor> again = parts_of(c, order, kNumel);
+    const Share all{0, kNumel, c.size() - 1};
+    c.reduce_scatter(again, order, {&all, 1});
+    for (std::int64_t i = 0; i < kNumel && c.rank() == all.owner; ++i) {
+      ASSERT_EQ(again[0].data<float>()[i], expected_sum(order, i)) << i;
+    }
+  });
+}
+
+TEST_P(Contract, BytesOfOddRangesReachAllAndGapsStay) {
+  GetParam().run([](Communicator& c) {
+    constexpr std::int64_t kBytes = 700'001;
+    const auto value = [](std::int64_t i, int owner) {
+      return static_cast<std::byte>((i * 7 + i / 251 + owner * 31) & 0xff);
+    };
+    for (const std::int64_t bytes : {std::int64_t{3}, std::int64_t{5001}, kBytes}) {
+      const std::vector<Share> shares = scattered_shares(c.size(), bytes);
+      std::vector<std::byte> data(static_cast<std::size_t>(bytes)), expected(data.size());
+      for (const Share& share : shares) {
+        for (std::int64_t i = share.begin; i < share.end; ++i) {
+          expected[static_cast<std::size_t>(i)] = value(i, share.owner);
+          if (share.owner == c.rank()) {
+            data[static_cast<std::size_t>(i)] = value(i, share.owner);
+          }
+        }
+      }
+      c.all_gather(data, shares);
+      ASSERT_TRUE(data == expected) << bytes;
+    }
+  });
+}
+
+TEST_P(Contract, LongBroadcastsAndTablesArrive) {
+  GetParam().run([](Communicator& c) {
+    for (int root = 0; root < c.size(); ++root) {
+      std::vector<std::int32_t> data(300'007);
+      for (std::size_t i = 0; i < data.size() && c.rank() == root; ++i) {
+        data[i] = static_cast<std::int32_t>(i) * 3 + root;
+      }
+      c.broadcast(std::as_writable_bytes(std::span(data)), root);
+      for (std::size_t i = 0; i < data.size(); ++i) {
+        ASSERT_EQ(data[i], static_cast<std::int32_t>(i) * 3 + root) << i;
+      }
+    }
+    c.broadcast({}, 0);
+    const std::vector<std::int16_t> mine(9001, static_cast<std::int16_t>(c.rank()));
+    std::vector<std::int16_t> all(mine.size() * static_cast<std::size_t>(c.size()));
+    c.gather_all(std::as_writable_bytes(std::span(all)), std::as_bytes(std::span(mine)));
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      ASSERT_EQ(all[i], static_cast<std::int16_t>(i / mine.size())) << i;
+    }
+  });
+}
+
+/// A slow reader must not see what the next operation lays out.
+TEST_P(Contract, ShortOperationsFollowEachOther) {
+  GetParam().run([](Communicator& c) {
+    for (int step = 0; step < 200; ++step) {
+      Tensor x = row({static_cast<float>(step + c.rank())});
+      c.all_reduce(x);
+      ASSERT_EQ(x.data<float>()[0],
+                static_cast<float>(step * c.size() + c.size() * (c.size() - 1) / 2));
+      int word = c.rank() == step % c.size() ? step : -1;
+      c.broadcast(std::as_writable_bytes(std::span(&word, 1)), step % c.size());
+      ASSERT_EQ(word, step);
+      if (step % 3 == 0) {
+        c.barrier();
+      }
+    }
+  });
+}
+
+TEST_P(Contract, LongMessagesDoNotWaitForTheirReader) {
+  if (GetParam().size == 1) {
+    return;
+  }
+  GetParam().run([](Communicator& c) {
+    const int next = (c.rank() + 1) % c.size(), previous = (c.rank() + c.size() - 1) % c.size();
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{5}, std::size_t{100'003}}) {
+      const std::vector<std::byte> mine(bytes, static_cast<std::byte>(c.rank() + 1));
+      c.send(mine, next, 3);
+      c.barrier();  // all have sent, nobody has read
+      std::vector<std::byte> got(bytes);
+      if (c.rank() != 0) {
+        c.recv(got, previous, 3);
+      }
+      c.barrier();  // a sender waits elsewhere while its message is read
+      if (c.rank() == 0) {
+        c.recv(got, previous, 3);
+      }
+      c.barrier();
+      ASSERT_TRUE(got == std::vector<std::byte>(bytes, static_cast<std::byte>(previous + 1)));
+    }
+  });
+}
+
 void run_self(const Body& body) {
   SelfCommunicator self;
   body(self);
@@ -172,10 +316,33 @@ World local(int size) {
             tests::LocalRanks(size).run(body);
           }};
 }
-INSTANTIATE_TEST_SUITE_P(Worlds,
-                         Contract,
-                         testing::Values(World{"self", 1, run_self}, local(2), local(3)),
-                         [](const auto& world) { return world.param.name; });
+/// This process is one rank of an MPI run; MPI is entered once and left when all tests are done.
+class MpiRun : public testing::Environment {
+ public:
+  void TearDown() override { communicator_.reset(); }
+  void run(const Body& body) {
+    if (!communicator_) {
+      communicator_ = make_mpi_communicator(test_options());
+    }
+    body(*communicator_);
+  }
+
+ private:
+  std::unique_ptr<Communicator> communicator_;
+};
+
+std::vector<World> worlds() {
+  if (!under_mpi_launcher()) {
+    return {{"self", 1, run_self}, local(2), local(3)};
+  }
+  static auto* const mpi = static_cast<MpiRun*>(testing::AddGlobalTestEnvironment(new MpiRun));
+  return {{"mpi", std::stoi(std::getenv("OMPI_COMM_WORLD_SIZE")), [](const Body& body) {
+             mpi->run(body);
+           }}};
+}
+INSTANTIATE_TEST_SUITE_P(Worlds, Contract, testing::ValuesIn(worlds()), [](const auto& world) {
+  return world.param.name;
+});
 
 TEST(LocalRanks, LostRankReleasesItsPeers) {
   try {
