@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "launch/activations.h"
 #include "launch/weights.h"
 #include "models/runner.h"
 #include "offload/resident_store.h"
@@ -71,10 +72,12 @@ void Blueprint::Impl::make_runners() {
                               .dtype = c.dtype,
                               .use = BlockProgram::Use::train,
                               .first_micro_batch = 0,
-                              .last_micro_batch = static_cast<int>(c.G)};
+                              .last_micro_batch = static_cast<int>(c.G),
+                              .keep = kept_by_block(c.recompute)};
   train = std::make_unique<models::GraphRunner>(blocks, config);
   if (c.evaluation_G > 0) {
     config.use = BlockProgram::Use::evaluate;
+    config.keep.clear();
     config.last_micro_batch = static_cast<int>(c.evaluation_G);
     evaluate = std::make_unique<models::GraphRunner>(blocks, config);
   }
@@ -115,7 +118,8 @@ void Blueprint::Impl::make_programs() {
   StepShape shape{.blocks = static_cast<int>(blocks.size()),
                   .micro_batches = static_cast<int>(computation.G),
                   .borrows = train->borrows(),
-                  .stat_phases = updater->stat_phases()};
+                  .stat_phases = updater->stat_phases(),
+                  .recomputed = recomputed_blocks(computation.recompute)};
   step = make_step(shape, computation.order, computation.update);
   snapshot = make_snapshot(shape);
   require_valid(step);
@@ -154,12 +158,8 @@ const Program& Blueprint::step_program() const {
   return impl_->step;
 }
 
-double Blueprint::step_flops() const {
-  double forward = 0;
-  for (int b = 0; b < static_cast<int>(impl_->blocks.size()); ++b) {
-    forward += impl_->train->block_program(b).forward_flops();
-  }
-  return 3.0 * forward * static_cast<double>(impl_->computation.G);
+const BlockProgram& Blueprint::block_program(int block) const {
+  return impl_->train->block_program(block);
 }
 
 struct Engine::Impl {
@@ -229,18 +229,7 @@ void Engine::start(std::uint64_t seed, const std::function<void(const models::Pa
   if (load) {
     return load(sink);
   }
-  constexpr std::int64_t kPiece = 1 << 20;
-  std::vector<float> values;
-  for (const auto& block : impl_->plan.blocks) {
-    for (const ParamSpec& spec : block->spec().params) {
-      const std::int64_t numel = spec.info.shape.numel();
-      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
-        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
-        models::init_param(spec, seed, begin, values);
-        sink(spec, begin, values);
-      }
-    }
-  }
+  send_initial(impl_->plan.blocks, seed, sink);
 }
 
 void Engine::restore(const StateReader& read) {

@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "core/block.h"
 #include "core/executor.h"
 #include "core/schedule.h"
 #include "core/state_dict.h"
 #include "models/hf.h"
+#include "offload/activation_choice.h"
 #include "offload/planner.h"
 #include "optim/optimizer.h"
 
@@ -27,6 +29,7 @@ struct Computation {
   UpdateMode update = UpdateMode::after_norm;
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
+  offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
 };
 
 /// The rooms tied together on paper: programs and their plan, nothing allocated.
@@ -37,8 +40,11 @@ class Blueprint {
   const Computation& computation() const;
   const offload::Plan& plan() const;
   const Program& step_program() const;
+  const BlockProgram& block_program(int block) const;  // of training
   /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
   double step_flops() const;
+  /// What recompute adds to a step.
+  double recompute_flops() const;
   struct Impl;
   Impl& impl() const { return *impl_; }
 

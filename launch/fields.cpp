@@ -158,6 +158,9 @@ std::vector<Field> machine_fields() {
   return {
       {"memory.device", bytes, "auto", Effect::none, "memory a step may use where it computes",
        set_device_memory, {"auto", "minimum"}, 1},
+      {"memory.recompute", recompute, "auto", Effect::none,
+       "activations that backward computes again: none, elementwise, block, by decoder block as 0-5:block,6:elementwise, or auto: the least work that fits memory.device",
+       [](C& c, V v) { c.memory.recompute = parse_recompute(v.text()).value(); }},
       {"checkpoint.every", integer, "100", Effect::none,
        "steps between checkpoints; 0: at the end only",
        [](C& c, V v) { c.checkpoint.every = v.integer(); }},

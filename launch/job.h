@@ -34,7 +34,11 @@ enum class Text : std::uint8_t { required, optional };
 /// empty: a fresh run. Throws config, data or format, before anything is written.
 Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text);
 
-/// Budgets of the settings; `minimum` is what the plan needs.
-offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan);
+// The parts of make_job that a change of settings repeats.
+/// Derives what depends on the model and the method. Throws config.
+void complete(Settings& settings, const models::ModelConfig& model);
+Computation computation_of(const Settings& settings,
+                           const models::ModelConfig& model,
+                           const JobData& data);
 
 }  // namespace strata::launch

@@ -15,6 +15,7 @@
 #include "core/runtime.h"
 #include "launch/model_dir.h"
 #include "launch/plan_report.h"
+#include "launch/remedies.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "launch/trace.h"
@@ -46,7 +47,7 @@ class Trainer {
         dir_(dir),
         sampler_(*job_.data.train, job_.computation.T, config_.train.seed),
         engine_(make_engine()) {
-    print_summary(job_);
+    print_summary(job_, engine_.blueprint());
     if (checkpoint.empty()) {
       engine_.start(config_.train.seed, job_.init);
       state_.seed = config_.train.seed;
@@ -71,9 +72,9 @@ class Trainer {
 
  private:
   Engine make_engine() const {
-    auto blueprint = std::make_unique<Blueprint>(job_.computation);
-    const auto budgets = budgets_of(config_, blueprint->plan());
-    return Engine(std::move(blueprint), budgets);
+    Planned planned = plan_job(job_);
+    require_fit(job_, planned);
+    return Engine(std::move(planned.blueprint), planned.budgets);
   }
   checkpoint::WriterConfig writer_config() const {
     return {.root = dir_.checkpoints(),
@@ -280,6 +281,8 @@ TrainResult Trainer::run() {
   result_.step = state_.step;
   result_.planned_bytes = engine_.blueprint().plan().tiers.at(kDevice).peak_bytes;
   result_.ledger_peak_bytes = engine_.ledger().peak(kDevice);
+  result_.different_peaks =
+      different_peaks(engine_.blueprint().plan().tiers.at(kDevice), engine_.ledger());
   result_.resident_peak_bytes = resident_set().peak_bytes;
   return result_;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/bf16.h"
+#include "models/model.h"
 
 namespace strata::launch {
 
@@ -17,6 +18,23 @@ WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
     }
   }
   return places;
+}
+
+void send_initial(std::span<const std::unique_ptr<Block>> blocks,
+                  std::uint64_t seed,
+                  const models::ParamSink& sink) {
+  constexpr std::int64_t kPiece = 1 << 20;
+  std::vector<float> values;
+  for (const auto& block : blocks) {
+    for (const ParamSpec& spec : block->spec().params) {
+      const std::int64_t numel = spec.info.shape.numel();
+      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
+        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
+        models::init_param(spec, seed, begin, values);
+        sink(spec, begin, values);
+      }
+    }
+  }
 }
 
 void write_weights(PackStore& store,

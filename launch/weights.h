@@ -7,6 +7,7 @@
 
 #include "core/block.h"
 #include "core/pack.h"
+#include "models/hf.h"
 #include "models/runner.h"
 
 namespace strata::launch {
@@ -19,6 +20,11 @@ struct WeightPlace {
 using WeightPlaces = std::map<std::string, WeightPlace>;  // by the parameter's name
 WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
                            const models::GraphRunner& runner);
+
+/// Every parameter at its value of step 0 from (seed, tensor, element), piece by piece in order.
+void send_initial(std::span<const std::unique_ptr<Block>> blocks,
+                  std::uint64_t seed,
+                  const models::ParamSink& sink);
 
 /// Elements [begin, begin + values.size()) of a parameter into its weights pack, rounded to
 /// `dtype`.
