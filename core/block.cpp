@@ -30,6 +30,10 @@ Value owner(const Graph& graph, Value v) {
   return info.kind == ValueKind::columns ? info.of : v;
 }
 
+bool marked(std::uint32_t mask, std::size_t bit) {
+  return (mask >> bit & 1u) != 0;
+}
+
 /// Whether the node reads the value or columns of it.
 bool uses(const Graph& graph, const Node& node, Value v) {
   return std::any_of(
@@ -58,8 +62,13 @@ void require_columns_cover(const Graph& graph, Value v) {
 
 }  // namespace
 
-BlockProgram::BlockProgram(
-    const Block& block, std::int64_t B, std::int64_t T, std::int64_t C, DType dtype, Use use)
+BlockProgram::BlockProgram(const Block& block,
+                           std::int64_t B,
+                           std::int64_t T,
+                           std::int64_t C,
+                           DType dtype,
+                           Use use,
+                           Keep keep)
     : graph_(B, T, dtype), use_(use) {
   input_ = graph_.add_input({B, T, C});
   std::vector<Value> params;
@@ -73,7 +82,6 @@ BlockProgram::BlockProgram(
   ends_in_loss_ = !output_;
   STRATA_ASSERT(!graph_.nodes().empty());
   STRATA_ASSERT(ends_in_loss_ == graph_.nodes().back().is_loss);
-  STRATA_ASSERT(ends_in_loss_ || !kept(output_));  // it belongs to the next block's boundary
   for (const Node& node : graph_.nodes()) {
     flops_ += node.flops;
   }
@@ -82,49 +90,36 @@ BlockProgram::BlockProgram(
   }
   output_bytes_ = ends_in_loss_ ? 0 : value_bytes(graph_.info(output_));
   values_.resize(graph_.values().size());
+  choose_kept(keep);
+  // The output belongs to the next block's boundary.
+  STRATA_ASSERT(ends_in_loss_ || hold_[index(output_)] == Hold::nowhere);
+  choose_recomputed();
   place_forward();
   if (use_ == Use::train) {
     place_backward();
   }
 }
 
-/// Whether backward reads the value again.
-bool BlockProgram::kept(Value v) const {
-  if (use_ != Use::train || graph_.info(v).kind != ValueKind::result) {
-    return false;
-  }
-  const auto marked = [&](const std::vector<Value>& operands, std::uint32_t mask) {
-    for (std::size_t i = 0; i < operands.size(); ++i) {
-      if (owner(graph_, operands[i]) == v && (mask >> i & 1u) != 0) {
-        return true;
-      }
-    }
-    return false;
-  };
-  return std::any_of(graph_.nodes().begin(), graph_.nodes().end(), [&](const Node& n) {
-    return marked(n.in, n.keeps_in) || marked(n.out, n.keeps_out);
-  });
-}
-
 void BlockProgram::place_forward() {
   const auto nodes = graph_.nodes();
   std::vector<Lifetime> lifetimes;  // of transient values, then of scratch
   std::vector<Value> transient;
-  value_place_.assign(graph_.values().size(), {});
+  forward_place_.assign(graph_.values().size(), {});
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     const Value v{id};
     const ValueInfo& info = graph_.info(v);
     if (info.kind == ValueKind::columns) {
       continue;  // bound where its owner is
     }
+    Place& place = forward_place_[index(v)];
     if (info.kind == ValueKind::param) {
-      value_place_[index(v)] = {Region::param, info.param};
+      place = {Region::param, info.param};
     } else if (v == input_) {
-      value_place_[index(v)].region = Region::input;
+      place.region = Region::input;
     } else if (v == output_) {
-      value_place_[index(v)].region = Region::output;
-    } else if (kept(v)) {
-      value_place_[index(v)] = {Region::saved, saved_bytes_};
+      place.region = Region::output;
+    } else if (hold_[index(v)] == Hold::saved) {
+      place = {Region::saved, saved_bytes_};
       saved_bytes_ += value_bytes(info);
     } else {
       Interval live;
@@ -146,7 +141,7 @@ void BlockProgram::place_forward() {
   }
   const Offsets offsets = assign_offsets(lifetimes, kAlign);
   for (std::size_t i = 0; i < transient.size(); ++i) {
-    value_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
+    forward_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
   }
   forward_scratch_.assign(offsets.at.end() - static_cast<std::ptrdiff_t>(nodes.size()),
                           offsets.at.end());
@@ -154,13 +149,14 @@ void BlockProgram::place_forward() {
 }
 
 /// Times run backwards: node n acts at time N - 1 - n. A gradient lives from its first contribution
-/// to the backward of its producer.
+/// to the backward of its producer; a value that is redone, from then to its last reader.
 void BlockProgram::place_backward() {
   const auto nodes = graph_.nodes();
   const auto N = static_cast<std::int64_t>(nodes.size());
   std::vector<Lifetime> lifetimes;
   std::vector<Value> transient;
   grad_place_.assign(graph_.values().size(), {});
+  backward_place_ = forward_place_;
   first_grad_node_.assign(graph_.values().size(), -1);
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     const Value v{id};
@@ -195,13 +191,23 @@ void BlockProgram::place_backward() {
       transient.push_back(v);
     }
   }
+  const std::size_t gradients = transient.size();
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    if (hold_[index({id})] == Hold::redone) {
+      lifetimes.push_back({value_bytes(graph_.info({id})), {redone_lifetime({id})}});
+      transient.push_back({id});
+    } else if (forward_place_[index({id})].region == Region::workspace) {
+      backward_place_[index({id})] = {};
+    }
+  }
   for (std::int64_t n = 0; n < N; ++n) {
     lifetimes.push_back(
         {nodes[static_cast<std::size_t>(n)].backward_scratch_bytes, {{N - 1 - n, N - n}}});
   }
   const Offsets offsets = assign_offsets(lifetimes, kAlign);
   for (std::size_t i = 0; i < transient.size(); ++i) {
-    grad_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
+    auto& places = i < gradients ? grad_place_ : backward_place_;
+    places[index(transient[i])] = {Region::workspace, offsets.at[i]};
   }
   backward_scratch_.assign(offsets.at.end() - N, offsets.at.end());
   workspace_bytes_ = std::max(workspace_bytes_, offsets.total_bytes);
@@ -211,7 +217,7 @@ std::vector<BlockProgram::Slot> BlockProgram::slots() const {
   std::vector<Slot> slots;
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     const ValueInfo& info = graph_.info(Value{id});
-    if (value_place_[static_cast<std::size_t>(id)].region == Region::saved) {
+    if (hold_[index({id})] == Hold::saved) {
       slots.push_back(
           {info.name.empty() ? "value" + std::to_string(id) : info.name, value_bytes(info)});
     }
@@ -256,20 +262,20 @@ Tensor BlockProgram::bind(Value v,
   return {};
 }
 
-void BlockProgram::bind_values(const Bytes& bytes) const {
+void BlockProgram::bind_values(const Bytes& bytes, std::span<const Place> places) const {
   for (std::size_t id = 0; id < values_.size(); ++id) {
-    values_[id] = bind({static_cast<int>(id)}, value_place_, bytes, bytes.input, bytes.output);
+    values_[id] = bind({static_cast<int>(id)}, places, bytes, bytes.input, bytes.output);
   }
 }
 
 void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
-  bind_values(bytes);
+  bind_values(bytes, forward_place_);
   const auto nodes = graph_.nodes();
+  const bool recompute = output_ && bytes.output.empty();
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     const Node& node = nodes[n];
-    const bool only_output = node.out.size() == 1 && node.out[0] == output_;
-    if ((node.is_loss && use_ == Use::train) || (only_output && bytes.output.empty())) {
-      continue;  // the loss runs with its gradient; a recompute needs no output
+    if ((node.is_loss && use_ == Use::train) || (recompute && !recomputed_[n])) {
+      continue;  // the loss runs with its gradient
     }
     in_.clear();
     out_.clear();
@@ -304,6 +310,20 @@ GradSink BlockProgram::sink(Value v, std::size_t node, const Bytes& bytes) const
           first ? Accumulate::overwrite : Accumulate::add};
 }
 
+void BlockProgram::redo(const Node& node, const Bytes& bytes, const RunContext& run) const {
+  in_.clear();
+  out_.clear();
+  for (std::size_t i = 0; i < node.in.size(); ++i) {
+    in_.push_back(marked(node.redo.in, i) ? values_[index(node.in[i])] : Tensor());
+  }
+  for (std::size_t i = 0; i < node.out.size(); ++i) {
+    const bool named = marked(node.redo.out | node.redo.gives, i);
+    out_.push_back(named ? values_[index(node.out[i])] : Tensor());
+  }
+  const SpanTimer timer(run.spans, op_span(node, "redo", run));
+  node.redo.body({in_, out_, bytes.workspace.first(0), run});
+}
+
 void BlockProgram::run_node_backward(std::size_t n,
                                      const Bytes& bytes,
                                      const RunContext& run) const {
@@ -313,13 +333,13 @@ void BlockProgram::run_node_backward(std::size_t n,
   grad_out_.clear();
   grad_in_.clear();
   for (std::size_t i = 0; i < node.in.size(); ++i) {
-    const bool keeps = (node.keeps_in >> i & 1u) != 0;
+    const bool keeps = marked(node.keeps_in, i);
     in_.push_back(keeps ? values_[index(node.in[i])] : Tensor());
     grad_in_.push_back(sink(node.in[i], n, bytes));
   }
   for (std::size_t i = 0; i < node.out.size(); ++i) {
     const Value v = node.out[i];
-    const bool keeps = (node.keeps_out >> i & 1u) != 0;
+    const bool keeps = marked(node.keeps_out, i);
     out_.push_back(keeps ? values_[index(v)] : Tensor());
     grad_out_.push_back(bind(v, grad_place_, bytes, bytes.input_grad, bytes.output_grad));
   }
@@ -332,8 +352,11 @@ void BlockProgram::run_node_backward(std::size_t n,
 
 void BlockProgram::backward(const Bytes& bytes, const RunContext& run) const {
   STRATA_ASSERT(use_ == Use::train);
-  bind_values(bytes);
+  bind_values(bytes, backward_place_);
   for (std::size_t n = graph_.nodes().size(); n-- > 0;) {
+    for (const int again : redo_before_[n]) {
+      redo(graph_.nodes()[static_cast<std::size_t>(again)], bytes, run);
+    }
     run_node_backward(n, bytes, run);
   }
 }

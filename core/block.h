@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/graph.h"
+#include "core/memory.h"
 #include "core/param.h"
 
 namespace strata {
@@ -45,8 +46,19 @@ class Block {
 class BlockProgram {
  public:
   enum class Use : std::uint8_t { train, evaluate, logits };
-  BlockProgram(
-      const Block& block, std::int64_t B, std::int64_t T, std::int64_t C, DType dtype, Use use);
+  /// What backward finds in the saved pack.
+  enum class Keep : std::uint8_t {
+    all,       // every value that it reads
+    products,  // of these, what no node can redo; the rest is made again in workspace, each value
+               // right before the node whose backward reads it first
+  };
+  BlockProgram(const Block& block,
+               std::int64_t B,
+               std::int64_t T,
+               std::int64_t C,
+               DType dtype,
+               Use use,
+               Keep keep = Keep::all);
 
   const Graph& graph() const { return graph_; }
   std::int64_t saved_bytes() const { return saved_bytes_; }  // saved pack of one micro-batch
@@ -57,6 +69,8 @@ class BlockProgram {
     return output_bytes_;
   }  // boundary pack of the next block; 0: loss
   double forward_flops() const { return flops_; }
+  double recompute_flops() const { return recompute_flops_; }  // of a forward without output
+  double redo_flops() const { return redo_flops_; }            // of one backward, Keep::products
   /// Named activation slots kept for backward, for `plan --explain`.
   struct Slot {
     std::string name;
@@ -71,6 +85,7 @@ class BlockProgram {
     std::span<const Tensor> params;         // own, then borrowed, (dtype)
     std::span<const GradSink> param_grads;  // same order; empty tensors in evaluation
   };
+  /// Without an output only what fills the saved pack is computed.
   void forward(const Bytes& bytes, const RunContext& run) const;
   void backward(const Bytes& bytes, const RunContext& run) const;
   bool ends_in_loss() const { return ends_in_loss_; }
@@ -81,7 +96,14 @@ class BlockProgram {
     Region region = Region::none;
     std::int64_t offset = 0;
   };
-  bool kept(Value v) const;
+  /// Where backward finds a value.
+  enum class Hold : std::uint8_t { nowhere, saved, redone };
+  bool read_by_backward(const Node& node, Value v) const;
+  bool read_by_redo(const Node& node, Value v) const;
+  void choose_kept(Keep keep);
+  void schedule_redo(const std::vector<bool>& redoable);
+  void choose_recomputed();
+  Interval redone_lifetime(Value v) const;
   void place_forward();
   void place_backward();
   Tensor bind(Value v,
@@ -89,7 +111,8 @@ class BlockProgram {
               const Bytes& bytes,
               std::span<std::byte> input,
               std::span<std::byte> output) const;
-  void bind_values(const Bytes& bytes) const;
+  void bind_values(const Bytes& bytes, std::span<const Place> places) const;
+  void redo(const Node& node, const Bytes& bytes, const RunContext& run) const;
   GradSink sink(Value v, std::size_t node, const Bytes& bytes) const;
   void run_node_backward(std::size_t node, const Bytes& bytes, const RunContext& run) const;
 
@@ -97,12 +120,15 @@ class BlockProgram {
   Use use_;
   Value input_, output_;
   bool ends_in_loss_ = false;
-  std::vector<Place> value_place_;  // forward and, for kept values, backward
-  std::vector<Place> grad_place_;
+  std::vector<Hold> hold_;  // by value
+  std::vector<Place> forward_place_, backward_place_, grad_place_;
   std::vector<int> first_grad_node_;  // by value: node whose backward contributes first
+  std::vector<int> redo_at_;  // by node: before the backward of which one it is redone; -1: never
+  std::vector<std::vector<int>> redo_before_;  // the same, by that one; in order
+  std::vector<bool> recomputed_;               // by node: whether it makes what is saved
   std::vector<std::int64_t> forward_scratch_, backward_scratch_;  // workspace offsets by node
   std::int64_t saved_bytes_ = 0, workspace_bytes_ = 0, output_bytes_ = 0;
-  double flops_ = 0;
+  double flops_ = 0, recompute_flops_ = 0, redo_flops_ = 0;
   // Views of the run under way; members so that a step allocates nothing. Compute thread only.
   mutable std::vector<Tensor> values_;
   mutable std::vector<Tensor> in_, out_, grad_out_;

@@ -58,6 +58,15 @@ struct BackwardArgs {
   const RunContext& run;
 };
 
+/// How an elementwise node makes results again while backward runs, so that they need not be saved.
+/// From the same operands it gives the same bits as forward; it has no scratch.
+struct Redo {
+  std::uint32_t in = 0, out = 0;  // bit i: reads in[i], out[i]
+  std::uint32_t gives = 0;        // bit i: writes out[i]
+  double flops = 0;
+  std::function<void(const ForwardArgs&)> body;  // empty: the node cannot be redone
+};
+
 /// One recorded operation. Bodies hold settings only, never tensors, so one graph serves every
 /// block of a kind, every micro-batch and every recompute.
 struct Node {
@@ -69,6 +78,7 @@ struct Node {
   double flops = 0;  // of forward
   std::function<void(const ForwardArgs&)> forward;
   std::function<void(const BackwardArgs&)> backward;
+  Redo redo = {};
   /// The loss: in training its backward alone runs; it computes the loss, the gradients and adds to
   /// loss_sum.
   bool is_loss = false;

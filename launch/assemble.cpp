@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "launch/activations.h"
 #include "launch/model_state.h"
 #include "launch/sharding.h"
 #include "launch/weights.h"
@@ -48,7 +49,6 @@ void require_work_for(RankPlace place, std::int64_t G) {
 
 struct Blueprint::Impl {
   Computation computation;
-  RankPlace place;
   Blocks blocks;
   std::vector<BlockSpec> specs;
   std::unique_ptr<models::GraphRunner> train, evaluate;
@@ -57,17 +57,17 @@ struct Blueprint::Impl {
   Program step, evaluation, snapshot;
   offload::Plan plan;
 
-  Impl(const Computation& c, RankPlace at);
+  explicit Impl(const Computation& c);
   void make_runners();
   void make_updater();
   void make_programs();
   PackSizes sizes() const;
-  bool sharded() const { return computation.sharded_update && place.world > 1; }
+  bool sharded() const { return computation.sharded_update && computation.place.world > 1; }
 };
 
-Blueprint::Impl::Impl(const Computation& c, RankPlace at)
-    : computation(c), place(at), blocks(models::build_blocks(c.model)) {
-  require_work_for(place, c.G);
+Blueprint::Impl::Impl(const Computation& c)
+    : computation(c), blocks(models::build_blocks(c.model)) {
+  require_work_for(c.place, c.G);
   for (const auto& block : blocks) {
     specs.push_back(block->spec());
   }
@@ -89,9 +89,10 @@ void Blueprint::Impl::make_runners() {
                               .dtype = c.dtype,
                               .use = BlockProgram::Use::train,
                               .first_micro_batch = 0,
-                              .last_micro_batch = 0};
+                              .last_micro_batch = 0,
+                              .keep = kept_by_block(c.recompute)};
   const auto set_range = [&](std::int64_t G) {
-    const auto mine = micro_batch_range(place.rank, place.world, static_cast<int>(G));
+    const auto mine = micro_batch_range(c.place.rank, c.place.world, static_cast<int>(G));
     config.first_micro_batch = mine.begin;
     config.last_micro_batch = mine.end;
   };
@@ -99,6 +100,7 @@ void Blueprint::Impl::make_runners() {
   train = std::make_unique<models::GraphRunner>(blocks, config);
   if (c.evaluation_G > 0) {
     config.use = BlockProgram::Use::evaluate;
+    config.keep.clear();
     set_range(c.evaluation_G);
     evaluate = std::make_unique<models::GraphRunner>(blocks, config);
   }
@@ -109,9 +111,13 @@ void Blueprint::Impl::make_updater() {
   const std::shared_ptr<optim::Optimizer> method =
       optim::make_optimizer(computation.method, computation.method_settings);
   const auto shards =
-      sharded() ? make_shards(*method, specs, place.world) : std::vector<ShardSpec>{};
+      sharded() ? make_shards(*method, specs, computation.place.world) : std::vector<ShardSpec>{};
   updater = std::make_unique<optim::OptimizerUpdater>(
-      method, specs, shards, place.rank, f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
+      method,
+      specs,
+      shards,
+      computation.place.rank,
+      f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
   together = make_together(specs, *updater, shards, computation.dtype);
   together.summation = computation.summation;
   together.micro_batches = static_cast<int>(computation.G);
@@ -121,19 +127,20 @@ void Blueprint::Impl::make_updater() {
 void Blueprint::Impl::make_programs() {
   StepShape shape{.blocks = static_cast<int>(blocks.size()),
                   .micro_batches = static_cast<int>(computation.G),
-                  .world = place.world,
+                  .world = computation.place.world,
                   .summation = computation.summation,
                   .borrows = train->borrows(),
-                  .stat_phases = updater->stat_phases()};
+                  .stat_phases = updater->stat_phases(),
+                  .recomputed = recomputed_blocks(computation.recompute)};
   const auto make = [&](const std::function<Program(const StepShape&)>& program) {
     std::vector<Program> all;
-    for (shape.rank = 0; shape.rank < place.world; ++shape.rank) {
+    for (shape.rank = 0; shape.rank < shape.world; ++shape.rank) {
       all.push_back(program(shape));
     }
     if (const auto wrong = validate(all)) {
       throw Error(Errc::internal, "schedule: " + to_string(*wrong));
     }
-    return all[static_cast<std::size_t>(place.rank)];
+    return all[static_cast<std::size_t>(computation.place.rank)];
   };
   step =
       make([&](const StepShape& s) { return make_step(s, computation.order, computation.update); });
@@ -159,8 +166,7 @@ PackSizes Blueprint::Impl::sizes() const {
   return sizes;
 }
 
-Blueprint::Blueprint(const Computation& computation, RankPlace place)
-    : impl_(std::make_unique<Impl>(computation, place)) {}
+Blueprint::Blueprint(const Computation& computation) : impl_(std::make_unique<Impl>(computation)) {}
 Blueprint::~Blueprint() = default;
 const Computation& Blueprint::computation() const {
   return impl_->computation;
@@ -175,12 +181,8 @@ const Program& Blueprint::evaluation_program() const {
   return impl_->evaluation;
 }
 
-double Blueprint::step_flops() const {
-  double forward = 0;
-  for (int b = 0; b < static_cast<int>(impl_->blocks.size()); ++b) {
-    forward += impl_->train->block_program(b).forward_flops();
-  }
-  return 3.0 * forward * static_cast<double>(impl_->computation.G);
+const BlockProgram& Blueprint::block_program(int block) const {
+  return impl_->train->block_program(block);
 }
 
 struct Engine::Impl {
@@ -265,7 +267,7 @@ void Engine::snapshot(Snapshotter& to) {
 StateDict Engine::state_dict() const {
   const Blueprint::Impl& plan = impl_->plan;
   return plan.sharded() ? impl_->state->entries()
-                        : own_share(impl_->state->entries(), plan.specs, plan.place);
+                        : own_share(impl_->state->entries(), plan.specs, plan.computation.place);
 }
 
 const Ledger& Engine::ledger() const {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/block.h"
 #include "core/communicator.h"
 #include "core/executor.h"
 #include "core/schedule.h"
@@ -13,13 +14,15 @@
 #include "launch/model_state.h"
 #include "launch/sharding.h"
 #include "models/hf.h"
+#include "offload/activation_choice.h"
 #include "offload/planner.h"
 #include "optim/optimizer.h"
 
 namespace strata::launch {
 
-/// What is computed: a model, the shape of a step, a method. No data, no places.
+/// What a rank computes: a model, the shape of a step, a method. No data, no addresses.
 struct Computation {
+  RankPlace place;
   models::ModelConfig model;
   std::int64_t T = 0;             // tokens of a sequence
   std::int64_t B = 0;             // sequences of a micro-batch
@@ -32,20 +35,24 @@ struct Computation {
   bool sharded_update = true;  // ZeRO-1: each rank keeps state of its shards alone
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
+  offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
 };
 
 /// The rooms tied together on paper: one rank's programs and their plan, nothing allocated.
 class Blueprint {
  public:
   /// Throws config when there are fewer micro-batches than ranks.
-  explicit Blueprint(const Computation& computation, RankPlace place = {});
+  explicit Blueprint(const Computation& computation);
   ~Blueprint();
   const Computation& computation() const;
   const offload::Plan& plan() const;
   const Program& step_program() const;
   const Program& evaluation_program() const;
+  const BlockProgram& block_program(int block) const;  // of training
   /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
   double step_flops() const;
+  /// What recompute adds to a step.
+  double recompute_flops() const;
   struct Impl;
   Impl& impl() const { return *impl_; }
 

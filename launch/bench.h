@@ -57,4 +57,7 @@ double product_flops(const MatmulShape& shape);
 /// Times each product in the form in which the step uses it, as often as it does.
 ProductRate product_rate(std::span<const ProductUse> uses);
 
+/// What `bench step` found, as a table to stdout.
+void print_step_report(const nlohmann::json& report);
+
 }  // namespace strata::launch

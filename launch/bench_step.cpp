@@ -10,8 +10,8 @@
 
 #include "core/philox.h"
 #include "core/span_log.h"
+#include "launch/activations.h"
 #include "launch/args.h"
-#include "launch/assemble.h"
 #include "launch/bench.h"
 #include "launch/report.h"
 #include "models/model.h"
@@ -36,6 +36,7 @@ Args parse(Words words) {
                {"--micro-batches", "1", "of a step", integer},
                {"--dtype", "f32", "f32 or bf16"},
                {"--method", "adamw", "optimizer"},
+               {"--recompute", "none", "as memory.recompute; auto: what fits the free memory"},
                {"--steps", "10", "steps timed, after two that are not", integer},
                {"--json", "", "print one JSON object", flag}});
 }
@@ -60,6 +61,17 @@ Computation computation_of(const Args& args) {
   c.G = count("--micro-batches", kMost);
   count("--steps", kMost);
   return c;
+}
+
+MemorySettings memory_of(const Args& args) {
+  const auto recompute = parse_recompute(args.text("--recompute"));
+  if (!recompute) {
+    throw Error(Errc::config,
+                fmt::format("bench step: --recompute needs {}, got '{}'",
+                            kRecomputeTexts,
+                            args.text("--recompute")));
+  }
+  return {.recompute = *recompute};
 }
 
 std::vector<MicroBatch> random_batches(const Computation& c) {
@@ -142,13 +154,11 @@ std::int64_t page_faults() {
 /// A model in training on random tokens.
 class StepBench {
  public:
-  StepBench(const Computation& c, std::int64_t steps)
+  StepBench(const Computation& c, Planned planned, std::int64_t steps)
       : computation_(c),
         steps_(steps),
         batches_(random_batches(c)),
-        engine_(std::make_unique<Blueprint>(c),
-                {{kDevice, runtime(DeviceKind::cpu).memory_info().free_bytes}},
-                ranks_) {
+        engine_(std::move(planned.blueprint), planned.budgets, ranks_) {
     engine_.start(1, {});
   }
   json run();
@@ -215,59 +225,6 @@ json StepBench::run() {
           {"loss", scalars_.loss}};
 }
 
-void print_times(const char* title, const json& times) {
-  std::vector<std::pair<double, std::string>> sorted;
-  for (const auto& [name, ms] : times.items()) {
-    sorted.emplace_back(-ms.get<double>(), name);
-  }
-  std::sort(sorted.begin(), sorted.end());
-  std::printf("%s\n", title);
-  for (const auto& [ms, name] : sorted) {
-    std::printf("  %-26s %9.2f ms\n", name.c_str(), -ms);
-  }
-}
-
-void print_report(const json& r) {
-  std::printf("%s B %lld T %lld %s, %s, %d threads, %s\n",
-              r["model"].get<std::string>().c_str(),
-              static_cast<long long>(r["batch"].get<std::int64_t>()),
-              static_cast<long long>(r["seq"].get<std::int64_t>()),
-              r["dtype"].get<std::string>().c_str(),
-              r["machine"]["processor"].get<std::string>().c_str(),
-              r["machine"]["threads"].get<int>(),
-              r["machine"]["matmul"].get<std::string>().c_str());
-  std::printf("%.1f tokens/s; step %.1f ms (%.1f to %.1f)\n",
-              r["tokens_per_second"].get<double>(),
-              1e3 * r["step_seconds"]["median"].get<double>(),
-              1e3 * r["step_seconds"]["min"].get<double>(),
-              1e3 * r["step_seconds"]["max"].get<double>());
-  std::printf("%.1f GFLOP/s of %.1f that its matrix products reach alone: %.3f\n",
-              r["achieved_gflops"].get<double>(),
-              r["gemm_gflops"].get<double>(),
-              r["fraction_of_gemm"].get<double>());
-  std::printf("memory: planned %s, ledger %s, resident set %s\n",
-              offload::bytes_text(r["planned_bytes"].get<std::int64_t>()).c_str(),
-              offload::bytes_text(r["peak_bytes"].get<std::int64_t>()).c_str(),
-              offload::bytes_text(r["peak_rss_bytes"].get<std::int64_t>()).c_str());
-  print_times("by phase", r["phase_ms"]);
-  print_times("by op", r["op_ms"]);
-  std::printf("products (m x n x k), in the step and alone\n");
-  for (const json& p : r["products"]) {
-    std::printf(
-        "  %6lld x %6lld x %6lld %-3s %4s%s %6.1f times %9.2f ms %7.1f GFLOP/s %7.1f alone\n",
-        static_cast<long long>(p["m"].get<std::int64_t>()),
-        static_cast<long long>(p["n"].get<std::int64_t>()),
-        static_cast<long long>(p["k"].get<std::int64_t>()),
-        p["form"].get<std::string>().c_str(),
-        p["out"].get<std::string>().c_str(),
-        p["accumulate"].get<bool>() ? "+=" : "= ",
-        p["runs_per_step"].get<double>(),
-        p["ms_per_step"].get<double>(),
-        p["step_gflops"].get<double>(),
-        p["alone_gflops"].get<double>());
-  }
-}
-
 }  // namespace
 
 int bench_step(Words words) {
@@ -276,7 +233,12 @@ int bench_step(Words words) {
     return 0;
   }
   const Computation c = computation_of(args);
-  json report = StepBench(c, args.integer("--steps")).run();
+  Planned planned = plan_activations(c, memory_of(args));
+  const std::string recompute = offload::to_string(planned.blueprint->computation().recompute);
+  const double extra = planned.blueprint->recompute_flops() / planned.blueprint->step_flops();
+  json report = StepBench(c, std::move(planned), args.integer("--steps")).run();
+  report["recompute"] = recompute;
+  report["recompute_percent"] = 100 * extra;
   report["model"] = args.text("--model");
   report["batch"] = c.B;
   report["seq"] = c.T;
@@ -289,7 +251,7 @@ int bench_step(Words words) {
   if (args.flag("--json")) {
     std::printf("%s\n", report.dump().c_str());
   } else {
-    print_report(report);
+    print_step_report(report);
   }
   return 0;
 }

@@ -11,6 +11,8 @@
 namespace strata::launch {
 namespace {
 
+constexpr const char* kDerivedMicroBatch = "train.seq_len and train.batch_tokens";
+
 /// Messages are one line, whatever a quoted key or text holds.
 std::string one_line(std::string text) {
   std::ranges::replace_if(
@@ -177,7 +179,7 @@ void Settings::complete(std::int64_t max_T,
   const std::int64_t sequences = train.batch_tokens / train.seq_len;
   if (train.micro_batch == 0) {
     const std::int64_t derived = default_micro_batch(train.seq_len, train.batch_tokens);
-    set("train.micro_batch", std::to_string(derived), "train.seq_len and train.batch_tokens");
+    set("train.micro_batch", std::to_string(derived), kDerivedMicroBatch);
   } else if (sequences % train.micro_batch != 0) {
     throw Error(Errc::config,
                 fmt::format("config: {}: train.micro_batch must divide the {} sequences of a step "
@@ -198,6 +200,10 @@ std::string Settings::numeric_hash() const {
     }
   }
   return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
+}
+
+bool is_derived_micro_batch(const Resolved& micro_batch) {
+  return micro_batch.origin == kDerivedMicroBatch;
 }
 
 std::int64_t default_micro_batch(std::int64_t seq_len, std::int64_t batch_tokens) {

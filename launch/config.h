@@ -13,6 +13,7 @@
 #include "core/schedule.h"
 #include "core/tensor.h"
 #include "launch/config_sources.h"
+#include "launch/recompute_setting.h"
 #include "optim/lr_schedule.h"
 
 namespace strata::launch {
@@ -55,6 +56,7 @@ struct MemorySettings {
   /// How much device memory a step may use: bytes, or what a word asks for.
   enum class Device : std::uint8_t { bytes, automatic, minimum } device = Device::automatic;
   std::int64_t device_bytes = 0;
+  RecomputeSetting recompute;
 };
 struct CheckpointSettings {
   std::int64_t every = 0;  // steps; 0: at the end only
@@ -124,6 +126,9 @@ class Settings {
   std::map<std::string, Resolved> values_;
   RunConfig config_;
 };
+
+/// Whether train.micro_batch was derived by Settings::complete.
+bool is_derived_micro_batch(const Resolved& micro_batch);
 
 /// Sequences in a micro-batch where train.micro_batch is 0: the most that divide the step's and
 /// hold at most 1024 tokens. Depends on nothing else, so that neither memory nor device nor world

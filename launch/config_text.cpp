@@ -31,6 +31,8 @@ std::string value_name(const Field& field) {
       return "A,B";
     case FieldType::choice:
       return fmt::format("{}", fmt::join(field.words, "|"));
+    case FieldType::recompute:
+      return "HOW";
   }
   return {};
 }
@@ -95,11 +97,58 @@ Json accepted(const Field& field) {
                Json::array({texts, Json{{"type", "string"}}, number_schema(field, "number")})}};
     case FieldType::choice:
       return {{"enum", field.words}};
+    case FieldType::recompute: {
+      constexpr const char* kOne = "[0-9]+(-[0-9]+)?:(none|elementwise|block)";
+      const auto pattern = fmt::format("^(auto|none|elementwise|block|{0}(,{0})*)$", kOne);
+      return {{"type", "string"}, {"pattern", pattern}};
+    }
   }
   return {};
 }
 
+std::string range_text(const Field& field) {
+  if (std::isfinite(field.max)) {
+    return fmt::format(" from {} to {}", field.min, field.max);
+  }
+  return fmt::format(" of at least {}", field.min);
+}
+
 }  // namespace
+
+std::string needed(const Field& field) {
+  std::string words;
+  for (const std::string_view word : field.words) {
+    words += fmt::format("{}{}", words.empty() ? "" : ", ", word);
+  }
+  const auto or_words = [&](const std::string& what) {
+    return words.empty() ? what : what + ", or " + words;
+  };
+  switch (field.type) {
+    case FieldType::integer:
+      return or_words("an integer" + range_text(field));
+    case FieldType::size:
+      return or_words("an integer" + range_text(field) + " (k, M, G: powers of 1024)");
+    case FieldType::bytes:
+      return or_words("bytes, such as 512MiB or 2GiB");
+    case FieldType::real:
+      return or_words("a number" + range_text(field));
+    case FieldType::boolean:
+      return or_words("true or false");
+    case FieldType::steps:
+      return or_words("a step, or FIRST:LAST with FIRST at most LAST");
+    case FieldType::text:
+      return field.min > 0 ? "a text of one line, not empty" : "a text of one line";
+    case FieldType::list:
+      return "a list of texts";
+    case FieldType::list_or_fraction:
+      return "a list of files or a number" + range_text(field);
+    case FieldType::choice:
+      return field.words.size() == 1 ? words : "one of " + words;
+    case FieldType::recompute:
+      return std::string(kRecomputeTexts);
+  }
+  return {};
+}
 
 std::string settings_help(std::span<const std::string_view> prefixes) {
   std::string text;

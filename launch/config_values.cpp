@@ -162,13 +162,6 @@ Text canonical_text(const Raw& raw, double min_bytes) {
   return raw.text;
 }
 
-std::string range_text(const Field& field) {
-  if (std::isfinite(field.max)) {
-    return fmt::format(" from {} to {}", field.min, field.max);
-  }
-  return fmt::format(" of at least {}", field.min);
-}
-
 }  // namespace
 
 std::optional<std::string> canonical(const Field& field, const Raw& raw) {
@@ -205,6 +198,10 @@ std::optional<std::string> canonical(const Field& field, const Raw& raw) {
       return canonical_list(raw);
     case FieldType::choice:
       return std::nullopt;
+    case FieldType::recompute: {
+      const auto setting = text ? parse_recompute(raw.text) : std::nullopt;
+      return setting ? Text(to_string(*setting)) : std::nullopt;
+    }
   }
   return std::nullopt;
 }
@@ -219,39 +216,6 @@ std::optional<std::string> canonical_untyped(const Raw& raw) {
   const auto real = number<double>(raw.text);
   return real && std::isfinite(*real) ? fmt::format("{}", *real)
                                       : canonical_text({Kind::text, raw.text, {}}, 0);
-}
-
-std::string needed(const Field& field) {
-  std::string words;
-  for (const std::string_view word : field.words) {
-    words += fmt::format("{}{}", words.empty() ? "" : ", ", word);
-  }
-  const auto or_words = [&](const std::string& what) {
-    return words.empty() ? what : what + ", or " + words;
-  };
-  switch (field.type) {
-    case FieldType::integer:
-      return or_words("an integer" + range_text(field));
-    case FieldType::size:
-      return or_words("an integer" + range_text(field) + " (k, M, G: powers of 1024)");
-    case FieldType::bytes:
-      return or_words("bytes, such as 512MiB or 2GiB");
-    case FieldType::real:
-      return or_words("a number" + range_text(field));
-    case FieldType::boolean:
-      return or_words("true or false");
-    case FieldType::steps:
-      return or_words("a step, or FIRST:LAST with FIRST at most LAST");
-    case FieldType::text:
-      return field.min > 0 ? "a text of one line, not empty" : "a text of one line";
-    case FieldType::list:
-      return "a list of texts";
-    case FieldType::list_or_fraction:
-      return "a list of files or a number" + range_text(field);
-    case FieldType::choice:
-      return field.words.size() == 1 ? words : "one of " + words;
-  }
-  return {};
 }
 
 std::string toml_value(const Field* field, std::string_view text) {

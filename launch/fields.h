@@ -22,7 +22,8 @@ enum class FieldType : std::uint8_t {
   steps,  // 20:22, a number, or a word
   list,   // of texts
   list_or_fraction,
-  choice,  // one of `words`
+  choice,     // one of `words`
+  recompute,  // by decoder block, see launch/recompute_setting.h
 };
 /// Whether a setting may change a bit of the result; those enter the numeric hash.
 enum class Effect : std::uint8_t { none, bits };

@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "core/io/file.h"
-#include "core/runtime.h"
 #include "launch/model_dir.h"
 
 namespace strata::launch {
@@ -150,7 +149,10 @@ std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& conf
 
 }  // namespace
 
-Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text, int world) {
+Job make_job(Settings settings,
+             const std::filesystem::path& checkpoint,
+             Text text,
+             RankPlace place) {
   Job job{.settings = std::move(settings), .data = {}, .computation = {}, .init = {}};
   const RunConfig& config = job.settings.config();
   const bool resumed = !checkpoint.empty();
@@ -166,21 +168,36 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
                    : start && !tokenizer_given ? std::move(start->tokenizer)
                                                : make_tokenizer(config);
   job.data = open_data(config, std::move(tokenizer), text);
-  models::ModelConfig& model = job.computation.model;
-  model = resumed ? models::read_config(checkpoint)
-                  : choose_model(config, start ? &start->config : nullptr, *job.data.tokenizer);
+  models::ModelConfig model =
+      resumed ? models::read_config(checkpoint)
+              : choose_model(config, start ? &start->config : nullptr, *job.data.tokenizer);
   if (resumed && config.model.dropout) {
     model.dropout = static_cast<float>(*config.model.dropout);
   }
   require_vocabulary(model, *job.data.tokenizer);
-  job.settings.complete(model.max_T, method_defaults(config.optim.method));
-  config.train.schedule.validate(config.train.steps);
+  complete(job.settings, model);
+  job.computation = computation_of(job.settings, model, job.data, place);
+  return job;
+}
 
-  Computation& c = job.computation;
+void complete(Settings& settings, const models::ModelConfig& model) {
+  settings.complete(model.max_T, method_defaults(settings.config().optim.method));
+  const TrainSettings& train = settings.config().train;
+  train.schedule.validate(train.steps);
+}
+
+Computation computation_of(const Settings& settings,
+                           const models::ModelConfig& model,
+                           const JobData& data,
+                           RankPlace place) {
+  const RunConfig& config = settings.config();
+  Computation c;
+  c.model = model;
   c.T = config.train.seq_len;
   c.B = config.train.micro_batch;
   c.G = config.train.batch_tokens / (c.T * c.B);
-  c.evaluation_G = evaluation_micro_batches(job.data, config, world);
+  c.evaluation_G = evaluation_micro_batches(data, config, place.world);
+  c.place = place;
   c.dtype = config.train.dtype;
   c.summation = config.summation;
   c.order = config.train.order.value_or(
@@ -191,23 +208,7 @@ Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text te
   for (const auto& [name, value] : config.optim.settings) {
     c.method_settings.push_back({name, value});
   }
-  return job;
-}
-
-offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan) {
-  constexpr Tier kDevice{TierKind::device, 0};
-  switch (config.memory.device) {
-    case MemorySettings::Device::bytes:
-      return {{kDevice, config.memory.device_bytes}};
-    case MemorySettings::Device::minimum:
-      return {{kDevice, plan.tiers.at(kDevice).arena_bytes}};
-    case MemorySettings::Device::automatic:
-      break;
-  }
-  // The rest of the machine lives too: code, text, page cache, other programs.
-  constexpr std::int64_t kReserveShare = 10, kReserveBytes = 256 << 20;
-  const std::int64_t free = runtime(DeviceKind::cpu).memory_info().free_bytes;
-  return {{kDevice, std::max<std::int64_t>(0, free - free / kReserveShare - kReserveBytes)}};
+  return c;
 }
 
 }  // namespace strata::launch

@@ -32,9 +32,17 @@ enum class Text : std::uint8_t { required, optional };
 
 /// Resolves settings. `checkpoint`: where the model and tokenizer of a resumed run come from;
 /// empty: a fresh run. Throws config, data or format, before anything is written.
-Job make_job(Settings settings, const std::filesystem::path& checkpoint, Text text, int world = 1);
+Job make_job(Settings settings,
+             const std::filesystem::path& checkpoint,
+             Text text,
+             RankPlace place = {});
 
-/// Budgets of the settings; `minimum` is what the plan needs.
-offload::Budgets budgets_of(const RunConfig& config, const offload::Plan& plan);
+// The parts of make_job that a change of settings repeats.
+/// Derives what depends on the model and the method. Throws config.
+void complete(Settings& settings, const models::ModelConfig& model);
+Computation computation_of(const Settings& settings,
+                           const models::ModelConfig& model,
+                           const JobData& data,
+                           RankPlace place);
 
 }  // namespace strata::launch

@@ -109,6 +109,11 @@ int with_ranks(double timeout_seconds, const std::function<int(Communicator&)>& 
   return run_several(*ranks, body);
 }
 
+RankPlace place_of(const Communicator& ranks) {
+  const auto place = parallel::local_place_from_launcher();
+  return {ranks.rank(), ranks.size(), place ? place->size : 1};
+}
+
 bool speaks_first() {
   const auto place = parallel::local_place_from_launcher();
   return !place || place->rank == 0;

@@ -5,6 +5,7 @@
 
 #include "core/communicator.h"
 #include "core/error.h"
+#include "launch/sharding.h"
 
 namespace strata::launch {
 
@@ -30,6 +31,9 @@ std::string text_of_first(Communicator& ranks, const std::string& mine);
 /// returns what it returns. Errors of a run of several ranks are told once and end all of them:
 /// their exit code is that of the first one that failed.
 int with_ranks(double timeout_seconds, const std::function<int(Communicator&)>& body);
+
+/// Of this rank, as far as plans need it.
+RankPlace place_of(const Communicator& ranks);
 
 /// Whether this process speaks for its run before ranks have met: alone, or the first of its
 /// machine.

@@ -11,9 +11,10 @@
 
 namespace strata::launch {
 
-/// Which of how many ranks.
+/// Which of how many ranks, and how many of them are on its machine.
 struct RankPlace {
   int rank = 0, world = 1;
+  int on_machine = 1;
 };
 
 /// Owners of every tensor's ranges, cut where the method and the norm's chunks allow it.

@@ -64,6 +64,13 @@ void print_end(const TrainResult& r, bool json) {
                  offload::bytes_text(r.ledger_peak_bytes).c_str(),
                  share(r.ledger_peak_bytes, r.planned_bytes),
                  offload::bytes_text(r.resident_peak_bytes).c_str());
+    for (const LabelPeaks& p : r.different_peaks) {
+      std::fprintf(stderr,
+                   "  %s: planned %s, used %s\n",
+                   p.label.c_str(),
+                   offload::bytes_text(p.planned_bytes).c_str(),
+                   offload::bytes_text(p.used_bytes).c_str());
+    }
   }
   std::fprintf(stderr,
                "%s at step %lld; checkpoint %s\n",
@@ -140,7 +147,7 @@ int run_on(Communicator& ranks, Sources sources, bool json) {
     }
     Settings settings(sources);
     require_same_model(settings, sources.restored);
-    job = make_job(std::move(settings), checkpoint, Text::required, ranks.size());
+    job = make_job(std::move(settings), checkpoint, Text::required, place_of(ranks));
   });
   if (resume_asked && checkpoint.empty() && ranks.rank() == 0) {
     std::fprintf(stderr, "no checkpoint in %s: starting at step 1\n", run.c_str());

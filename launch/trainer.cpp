@@ -16,6 +16,7 @@
 #include "launch/plan_report.h"
 #include "launch/provenance.h"
 #include "launch/ranks.h"
+#include "launch/remedies.h"
 #include "launch/report.h"
 #include "launch/signals.h"
 #include "launch/trace.h"
@@ -42,7 +43,7 @@ class Trainer {
         sampler_(*job_.data.train, job_.computation.T, config_.train.seed),
         engine_(make_engine()) {
     if (first()) {
-      print_summary(job_);
+      print_summary(job_, engine_.blueprint());
     }
     if (checkpoint.empty()) {
       engine_.start(config_.train.seed, job_.init);
@@ -73,10 +74,9 @@ class Trainer {
 
  private:
   Engine make_engine() const {
-    auto blueprint =
-        std::make_unique<Blueprint>(job_.computation, RankPlace{ranks_.rank(), ranks_.size()});
-    const auto budgets = budgets_of(config_, blueprint->plan());
-    return Engine(std::move(blueprint), budgets, ranks_);
+    Planned planned = plan_job(job_);
+    require_fit(job_, planned);
+    return Engine(std::move(planned.blueprint), planned.budgets, ranks_);
   }
   bool first() const { return ranks_.rank() == 0; }
   std::map<std::string, std::string> environment() const {
@@ -279,6 +279,8 @@ TrainResult Trainer::run() {
   result_.step = state_.step;
   result_.planned_bytes = engine_.blueprint().plan().tiers.at(kDevice).peak_bytes;
   result_.ledger_peak_bytes = engine_.ledger().peak(kDevice);
+  result_.different_peaks =
+      different_peaks(engine_.blueprint().plan().tiers.at(kDevice), engine_.ledger());
   result_.resident_peak_bytes = resident_set().peak_bytes;
   return result_;
 }

@@ -3,8 +3,10 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "launch/job.h"
+#include "launch/plan_report.h"
 #include "launch/run_dir.h"
 
 namespace strata::launch {
@@ -16,6 +18,7 @@ struct TrainResult {
   double loss = 0;
   std::optional<double> validation_loss;
   std::int64_t planned_bytes = 0, ledger_peak_bytes = 0, resident_peak_bytes = 0;
+  std::vector<LabelPeaks> different_peaks;
   std::filesystem::path checkpoint;
   bool interrupted = false;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "core/runtime.h"
@@ -47,7 +48,7 @@ struct GraphRunner::Impl {
   };
 
   RunnerConfig config;
-  std::map<std::string, std::unique_ptr<BlockProgram>> programs;  // by kind
+  std::map<std::pair<std::string, BlockProgram::Keep>, std::unique_ptr<BlockProgram>> programs;
   std::vector<Stage> stages;
   // Views of the instruction under way; members so that a step allocates nothing.
   std::vector<Tensor> params;
@@ -73,11 +74,14 @@ GraphRunner::GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const R
     : impl_(std::make_unique<Impl>()) {
   STRATA_ASSERT(blocks.size() >= 2);
   impl_->config = config;
-  for (const auto& block : blocks) {
-    auto& program = impl_->programs[block->kind()];
+  STRATA_ASSERT(config.keep.empty() || config.keep.size() == blocks.size());
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const auto& block = blocks[b];
+    const auto keep = config.keep.empty() ? BlockProgram::Keep::all : config.keep[b];
+    auto& program = impl_->programs[{block->kind(), keep}];
     if (program == nullptr) {
       program = std::make_unique<BlockProgram>(
-          *block, config.B, config.T, config.C, config.dtype, config.use);
+          *block, config.B, config.T, config.C, config.dtype, config.use, keep);
     }
     Impl::Stage stage;
     stage.program = program.get();

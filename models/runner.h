@@ -16,11 +16,12 @@ struct RunnerConfig {
   BlockProgram::Use use = BlockProgram::Use::train;
   int first_micro_batch = 0;
   int last_micro_batch = 1;
+  std::vector<BlockProgram::Keep> keep = {};  // by block; empty: all
 };
 
 /// Obeys forward, recompute and backward: binds packs to the recorded graph of a block and runs it.
-/// Blocks of one kind share one graph. Seed and step of the randomness are those of
-/// `scalars.inputs.info`.
+/// Blocks of one kind that keep the same share one graph. Seed and step of the randomness are those
+/// of `scalars.inputs.info`.
 class GraphRunner final : public BlockRunner {
  public:
   /// The blocks outlive it.

@@ -13,6 +13,38 @@ namespace {
 constexpr Tier kDevice{TierKind::device, 0};
 constexpr std::int64_t kPageBytes = 4096;
 
+Phase phase_of(const Program& program, const Instruction& i, Phase before) {
+  switch (program.kind) {
+    case ProgramKind::snapshot:
+      return Phase::snapshot;
+    case ProgramKind::evaluate:
+    case ProgramKind::inference:
+      return Phase::evaluation;
+    case ProgramKind::train:
+      break;
+  }
+  switch (i.op) {
+    case Op::begin:
+    case Op::forward:
+      return Phase::forward;
+    case Op::recompute:
+    case Op::backward:
+    case Op::reduce:
+    case Op::norm:
+      return Phase::backward;
+    case Op::decide:
+    case Op::stats:
+    case Op::update:
+    case Op::commit:
+    case Op::discard:
+    case Op::publish:
+    case Op::end:
+      return Phase::update;
+    default:
+      return before;  // moves bytes for what is around it
+  }
+}
+
 /// When each pack's bytes matter, over all programs one after the other and all outcomes of
 /// `decide`.
 class Timeline {
@@ -25,6 +57,11 @@ class Timeline {
       follow(program, outcome);
     }
     now_ += static_cast<std::int64_t>(program.step.size());
+    Phase phase = Phase::forward;
+    for (const Instruction& i : program.step) {
+      phase = phase_of(program, i, phase);
+      phases_.push_back(phase);
+    }
   }
 
   std::map<PackKey, std::vector<Interval>> finish() {
@@ -34,6 +71,7 @@ class Timeline {
     return std::move(live_);
   }
   std::int64_t events() const { return now_; }
+  const std::vector<Phase>& phases() const { return phases_; }  // by event
 
  private:
   void follow(const Program& program, Outcome outcome) {
@@ -71,6 +109,7 @@ class Timeline {
 
   std::set<PackKey> residents_;
   std::map<PackKey, std::vector<Interval>> live_;
+  std::vector<Phase> phases_;
   std::int64_t now_ = 0;
 };
 
@@ -92,6 +131,7 @@ class Profile {
       done = std::max(done, i.end);
     }
   }
+  std::int64_t at(std::size_t event) const { return bytes_[event]; }
   std::int64_t peak() const {
     return bytes_.empty() ? 0 : *std::max_element(bytes_.begin(), bytes_.end());
   }
@@ -100,7 +140,33 @@ class Profile {
   std::vector<std::int64_t> bytes_;
 };
 
+std::map<Phase, PhasePlan> phase_peaks(const std::vector<Phase>& phase_at,
+                                       const Profile& total,
+                                       const std::map<std::string, Profile>& labels) {
+  std::map<Phase, std::size_t> fullest;
+  for (std::size_t event = 0; event < phase_at.size(); ++event) {
+    std::size_t& best = fullest.try_emplace(phase_at[event], event).first->second;
+    best = total.at(event) > total.at(best) ? event : best;
+  }
+  std::map<Phase, PhasePlan> phases;
+  for (const auto& [phase, event] : fullest) {
+    PhasePlan& planned = phases[phase];
+    planned.peak_bytes = total.at(event);
+    for (const auto& [label, profile] : labels) {
+      if (profile.at(event) > 0) {
+        planned.labels[label] = profile.at(event);
+      }
+    }
+  }
+  return phases;
+}
+
 }  // namespace
+
+std::string_view to_string(Phase phase) {
+  constexpr std::string_view kNames[] = {"forward", "backward", "update", "snapshot", "evaluation"};
+  return kNames[static_cast<std::size_t>(phase)];
+}
 
 Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
   Timeline timeline;
@@ -135,6 +201,7 @@ Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
   for (const auto& [label, profile] : labels) {
     device.labels[label] = profile.peak();
   }
+  device.phases = phase_peaks(timeline.phases(), total, labels);
   return plan;
 }
 
@@ -150,7 +217,7 @@ std::string bytes_text(std::int64_t bytes) {
                    : fmt::format("{:.{}f} {}", value, unit >= 3 ? 2 : 1, kUnits[unit]);
 }
 
-void require_fit(const Plan& plan, const Budgets& budgets) {
+std::optional<std::string> misfit(const Plan& plan, const Budgets& budgets) {
   for (const auto& [tier, planned] : plan.tiers) {
     const auto budget = budgets.find(tier);
     const std::int64_t allowed = budget == budgets.end() ? 0 : budget->second;
@@ -161,17 +228,24 @@ void require_fit(const Plan& plan, const Budgets& budgets) {
         planned.labels.begin(), planned.labels.end(), [](const auto& a, const auto& b) {
           return a.second < b.second;
         });
+    return fmt::format(
+        "plan: tier {} needs {}, its budget is {}: {} are missing; the largest part is {} with {}",
+        to_string(tier),
+        bytes_text(planned.arena_bytes),
+        bytes_text(allowed),
+        bytes_text(planned.arena_bytes - allowed),
+        largest->first,
+        bytes_text(largest->second));
+  }
+  return std::nullopt;
+}
+
+void require_fit(const Plan& plan, const Budgets& budgets) {
+  if (const auto wrong = misfit(plan, budgets)) {
     throw Error(Errc::infeasible,
-                fmt::format("plan: tier {} needs {}, its budget is {}: {} are missing; the largest "
-                            "part is {} with {}; raise memory.{}, or lower train.micro_batch, "
-                            "train.seq_len or the model",
-                            to_string(tier),
-                            bytes_text(planned.arena_bytes),
-                            bytes_text(allowed),
-                            bytes_text(planned.arena_bytes - allowed),
-                            largest->first,
-                            bytes_text(largest->second),
-                            to_string(tier)));
+                *wrong +
+                    "; raise memory.device, or lower train.micro_batch, train.seq_len or the "
+                    "model");
   }
 }
 

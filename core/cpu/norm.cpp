@@ -18,6 +18,20 @@ constexpr std::int64_t kForwardRows = 16;
 /// Layer norm is centred on the mean; RMS norm on zero.
 enum class Centre : std::uint8_t { mean, zero };
 
+/// A row of the result from its mean and 1 / std; in here alone, so that a redo gives the same
+/// bits.
+template <class T>
+inline void put_normed(
+    T* y, const T* in, float m, float s, const T* w, const T* b, std::int64_t C) {
+  if (b != nullptr) {
+    put(y, C, false, [=](std::int64_t i) {
+      return fma_((load(in[i]) - m) * s, load(w[i]), load(b[i]));
+    });
+  } else {
+    put(y, C, false, [=](std::int64_t i) { return (load(in[i]) - m) * s * load(w[i]); });
+  }
+}
+
 template <Centre kCentre, class T>
 struct Forward {
   T *y, *sum;
@@ -52,15 +66,20 @@ struct Forward {
                            size;
     const float s = 1.f / std::sqrt(variance + eps);
     rstd[r] = s;
-    const T* const w = weight;
-    const T* const b = bias;
-    if (b != nullptr) {
-      put(y + r * C, C, false, [=](std::int64_t i) {
-        return fma_((load(in[i]) - m) * s, load(w[i]), load(b[i]));
-      });
-    } else {
-      put(y + r * C, C, false, [=](std::int64_t i) { return (load(in[i]) - m) * s * load(w[i]); });
-    }
+    put_normed(y + r * C, in, m, s, weight, bias, C);
+  }
+};
+
+template <Centre kCentre, class T>
+struct Redo {
+  T* y;
+  const T *x, *weight, *bias;
+  const float *mean, *rstd;
+  std::int64_t C;
+
+  void row(std::int64_t r) const {
+    const float m = kCentre == Centre::mean ? mean[r] : 0.f;
+    put_normed(y + r * C, x + r * C, m, rstd[r], weight, bias, C);
   }
 };
 
@@ -210,6 +229,19 @@ void backward_of(const NormGradients& to,
                saved.x.numel() / C);
 }
 
+template <Centre kCentre, class T>
+void redo_of(const Tensor& y, const NormSaved& saved, const Tensor& bias) {
+  const std::int64_t C = saved.x.shape().back();
+  run_forward(Redo<kCentre, T>{y.data<T>(),
+                               saved.x.data<T>(),
+                               saved.weight.data<T>(),
+                               data_of<T>(bias),
+                               data_of<float>(saved.mean),
+                               saved.rstd.data<float>(),
+                               C},
+              saved.x.numel() / C);
+}
+
 }  // namespace
 
 void norm_forward(const NormOutput& out,
@@ -248,6 +280,17 @@ void norm_backward(const NormGradients& to,
   if (to.dbias) {
     fold_partials(to.dbias, partials + C, row_chunks(rows), 2 * C, C);
   }
+}
+
+void norm_redo(const Tensor& y, const NormSaved& saved, const Tensor& bias) {
+  visit_storage(saved.x.dtype(), [&](auto storage) {
+    using T = decltype(storage);
+    if (saved.mean) {
+      redo_of<Centre::mean, T>(y, saved, bias);
+    } else {
+      redo_of<Centre::zero, T>(y, saved, bias);
+    }
+  });
 }
 
 std::int64_t norm_scratch_bytes(std::int64_t rows, std::int64_t C) {

@@ -36,6 +36,8 @@ void norm_backward(const NormGradients& to,
                    const Tensor& dsum,
                    const NormSaved& saved,
                    std::span<std::byte> scratch);
+/// y as the forward wrote it, from what the forward left.
+void norm_redo(const Tensor& y, const NormSaved& saved, const Tensor& bias);
 
 /// Scratch of the backward.
 std::int64_t norm_scratch_bytes(std::int64_t rows, std::int64_t C);

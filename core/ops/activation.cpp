@@ -29,6 +29,7 @@ Value gelu_tanh(Graph& graph, Value x) {
       cpu::gelu_tanh_backward(a.grad_in[0], dy, a.in[0]);
     }
   };
+  node.redo = {.in = bit(0), .gives = bit(0), .flops = node.flops, .body = node.forward};
   graph.add_node(std::move(node));
   return y;
 }
@@ -61,6 +62,7 @@ Value swiglu(Graph& graph, Value gate, Value up) {
     }
     no_kernel("swiglu", dy.device());
   };
+  node.redo = {.in = bit(0) | bit(1), .gives = bit(0), .flops = node.flops, .body = node.forward};
   graph.add_node(std::move(node));
   return y;
 }

@@ -67,6 +67,16 @@ void backward(const Slots& s, const BackwardArgs& a) {
                      a.scratch);
 }
 
+/// The normed value from what backward keeps: the input or the sum, and the statistics.
+void redo(const Slots& s, const ForwardArgs& a) {
+  cpu::norm_redo(at(a.out, s.y),
+                 {.x = s.sum < 0 ? a.in[0] : at(a.out, s.sum),
+                  .weight = at(a.in, s.weight),
+                  .mean = at(a.out, s.mean),
+                  .rstd = at(a.out, s.rstd)},
+                 at(a.in, s.bias));
+}
+
 /// Records the norm of x, or of x + branch where there is one. The sum is absent without.
 ResidualNorm record(
     Graph& graph, const Norm& norm, Value x, Value branch, Value weight, Value bias) {
@@ -120,6 +130,17 @@ ResidualNorm record(
       return backward(s, a);
     }
     no_kernel(norm.op, dy.device());
+  };
+  node.redo.in = node.keeps_in | (s.bias < 0 ? 0 : bit(s.bias));
+  node.redo.out = node.keeps_out;
+  node.redo.gives = bit(s.y);
+  node.redo.flops = 3.0 * static_cast<double>(shape.numel());
+  node.redo.body = [s, norm](const ForwardArgs& a) {
+    const Tensor y = at(a.out, s.y);
+    if (y.on(DeviceKind::cpu)) {
+      return redo(s, a);
+    }
+    no_kernel(norm.op, y.device());
   };
   const ResidualNorm result{s.sum < 0 ? Value{} : node.out[static_cast<std::size_t>(s.sum)],
                             node.out[static_cast<std::size_t>(s.y)]};

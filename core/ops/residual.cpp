@@ -84,6 +84,7 @@ Value residual_dropout(Graph& graph, Value x, Value branch, float rate) {
       cpu::dropout_backward(a.grad_in[1], dy, site.at(a.run));
     }
   };
+  node.redo = {.in = bit(0) | bit(1), .gives = bit(0), .flops = node.flops, .body = node.forward};
   graph.add_node(std::move(node));
   return y;
 }
@@ -112,6 +113,7 @@ Value dropout(Graph& graph, Value x, float rate) {
       cpu::dropout_backward(a.grad_in[0], dy, site.at(a.run));
     }
   };
+  node.redo = {.in = bit(0), .gives = bit(0), .flops = node.flops, .body = node.forward};
   graph.add_node(std::move(node));
   return y;
 }

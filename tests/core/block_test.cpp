@@ -1,6 +1,7 @@
 #include "core/block.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -205,6 +206,94 @@ TEST(BlockProgram, KeepsOnlyWhatBackwardReadsAndNothingInEvaluation) {
   EXPECT_EQ(train.saved_bytes(), 3 * 64);
   EXPECT_EQ(evaluate.saved_bytes(), 0);
   EXPECT_LE(evaluate.workspace_bytes(), 3 * 64);
+}
+
+/// y = x + 1 elementwise, whose result backward reads again; with a redo.
+Value add_one(Graph& g, Value x) {
+  const Value y = g.add_result(DType::f32, g.shape(x));
+  Node node;
+  node.op = "add_one";
+  node.in = {x};
+  node.out = {y};
+  node.flops = 1;
+  node.forward = [](const ForwardArgs& f) {
+    for (std::int64_t i = 0; i < f.out[0].numel(); ++i) {
+      f.out[0].data<float>()[i] = f.in[0].data<float>()[i] + 1;
+    }
+  };
+  node.backward = [](const BackwardArgs& back) {
+    if (!back.grad_in[0]) {
+      return;
+    }
+    float* to = back.grad_in[0].tensor.data<float>();
+    for (std::int64_t i = 0; i < back.grad_out[0].numel(); ++i) {
+      const float d = back.grad_out[0].data<float>()[i];
+      to[i] = back.grad_in[0].mode == Accumulate::add ? to[i] + d : d;
+    }
+  };
+  node.redo = {.in = 1, .gives = 1, .flops = node.flops, .body = node.forward};
+  g.add_node(std::move(node));
+  return y;
+}
+
+/// p = x w; b = p + 1, c = b + 1, d = c + 1; y = ((x p) c) d: c and d are read by backward, b by
+/// redos alone; c outlives d's reader.
+class Chained final : public Block {
+ public:
+  Chained() { spec_.params = {{{0, "w", Role::matrix, {1, 2, 3}}, {}}}; }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "chained"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    const Value p = multiply(g, x, params[0]);
+    const Value b = add_one(g, p), c = add_one(g, b), d = add_one(g, c);
+    return multiply(g, multiply(g, multiply(g, x, p), c), d);
+  }
+
+ private:
+  BlockSpec spec_;
+};
+
+TEST(BlockProgram, RedoesWhatItDoesNotSaveThroughChains) {
+  using Keep = BlockProgram::Keep;
+  const Chained block;
+  std::vector<std::vector<float>> gradients;
+  for (const Keep keep : {Keep::all, Keep::products}) {
+    const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train, keep);
+    // p, c, d, x p and (x p) c; c and d come back from p.
+    EXPECT_EQ(program.saved_bytes(), (keep == Keep::all ? 5 : 3) * 64);
+    EXPECT_EQ(program.redo_flops(), keep == Keep::all ? 0 : 3);
+    Buffers r(program);
+    for (int i = 0; i < 6; ++i) {
+      r.x.data<float>()[i] = 0.5f + static_cast<float>(i);
+      r.w.data<float>()[i] = 2.f - static_cast<float>(i) * 0.25f;
+      r.dy.data<float>()[i] = 1.f + static_cast<float>(i);
+    }
+    const std::vector<Tensor> params{r.w};
+    const std::vector<GradSink> sinks{{r.dw, Accumulate::overwrite}};
+    const RunContext run;
+    const BlockProgram::Bytes bytes{.input = {r.x.bytes(), 24},
+                                    .output = {r.y.bytes(), 24},
+                                    .input_grad = {r.dx.bytes(), 24},
+                                    .output_grad = {r.dy.bytes(), 24},
+                                    .saved = r.saved,
+                                    .workspace = r.workspace,
+                                    .params = params,
+                                    .param_grads = sinks};
+    program.forward(bytes, run);
+    std::fill(r.workspace.begin(), r.workspace.end(), std::byte{0xff});  // another block's by then
+    program.backward(bytes, run);
+    gradients.push_back({r.dx.data<float>(), r.dx.data<float>() + 6});
+    gradients.push_back({r.dw.data<float>(), r.dw.data<float>() + 6});
+  }
+  EXPECT_EQ(gradients[0], gradients[2]);
+  EXPECT_EQ(gradients[1], gradients[3]);
+  for (int i = 0; i < 6; ++i) {  // y = x p (p + 2) (p + 3), p = x w
+    const float x = 0.5f + static_cast<float>(i), w = 2.f - static_cast<float>(i) * 0.25f;
+    const float p = x * w, g = 1.f + static_cast<float>(i);
+    const float dp = x * (3 * p * p + 10 * p + 6);
+    EXPECT_NEAR(
+        gradients[3][static_cast<std::size_t>(i)], g * dp * x, 1e-5f * std::abs(g * dp * x));
+  }
 }
 
 TEST(BlockProgram, ColumnsAreViewsOfTheirOwnerAndOfItsGradient) {

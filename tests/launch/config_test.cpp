@@ -314,6 +314,26 @@ TEST_F(ConfigTest, WrongTypesAndRangesSayWhatIsNeeded) {
   }
 }
 
+TEST_F(ConfigTest, RecomputeHasOneTextForEqualChoices) {
+  const auto text = [](const char* given) {
+    return from_line({"--memory.recompute", given}).values().at("memory.recompute").text;
+  };
+  for (const char* same : {"auto", "none", "elementwise", "block", "0-5:block,6:elementwise"}) {
+    EXPECT_EQ(text(same), same);
+  }
+  EXPECT_EQ(text("6-6:elementwise,3-5:block,0-2:block"), "0-5:block,6:elementwise");
+  EXPECT_EQ(text("007:none"), "7:none");
+  using enum offload::Recompute;
+  const auto choice = [](const char* given) {
+    return choice_of(parse_recompute(given).value(), 4);
+  };
+  EXPECT_EQ(choice("block"), (offload::RecomputeChoice{block, block, block, block}));
+  EXPECT_EQ(choice("1-2:elementwise,3:block"),
+            (offload::RecomputeChoice{none, elementwise, elementwise, block}));
+  EXPECT_EQ(to_string(parse_recompute(offload::to_string(choice("1:block"))).value()), "1:block");
+  file_error("memory.recompute = 4", {"memory.recompute needs auto, none, elementwise, block, or"});
+}
+
 TEST_F(ConfigTest, UnitsAndLists) {
   const auto bytes = [](const char* text) {
     return from_line({"--memory.device", text}).config().memory.device_bytes;
@@ -441,6 +461,8 @@ std::string other_value(const Field& field) {
       return std::string(field.words.back());
     case FieldType::real:
       return "0.75";
+    case FieldType::recompute:
+      return "block";
     default:
       return field.max < 17 ? "0" : "17";
   }
@@ -456,6 +478,7 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "parallel.zero",
                                                 "parallel.timeout",
                                                 "memory.device",
+                                                "memory.recompute",
                                                 "checkpoint.every",
                                                 "checkpoint.keep_last",
                                                 "run.dir",
@@ -489,6 +512,7 @@ TEST_F(ConfigTest, ResolvedSettingsSurviveTomlAndCheckpoints) {
                           "--data.train=a,b",
                           "--data.valid=0.1",
                           "--memory.device=2GiB",
+                          "--memory.recompute=1:block,0:none",
                           "--optim.beta1=0.9",
                           "--optim.nesterov=true",
                           "--optim.name=some text",

@@ -27,8 +27,8 @@ constexpr int kWarmUp = 5;
 constexpr int kSteps = 50;
 constexpr int kThreads = 5;  // more than some of the small loops have work for
 
-/// Speculative updates ride on the layer-major order, so that both are seen without a test for
-/// each pair.
+/// Speculative updates and recompute ride on the layer-major order, so that all are seen without a
+/// test for each combination.
 Computation computation_of(const std::string& preset, Order order, DType dtype) {
   Computation c;
   c.model = models::preset(preset);
@@ -40,6 +40,9 @@ Computation computation_of(const std::string& preset, Order order, DType dtype) 
   c.dtype = dtype;
   c.order = order;
   c.update = order == Order::layer_major ? UpdateMode::speculative : UpdateMode::after_norm;
+  if (order == Order::layer_major) {
+    c.recompute = {offload::Recompute::block, offload::Recompute::elementwise};
+  }
   return c;
 }
 

@@ -74,13 +74,19 @@ class ModelMachine {
                const Values& values,
                std::span<const MicroBatch> batches,
                BlockProgram::Use use,
-               DType dtype = DType::f32)
+               DType dtype = DType::f32,
+               std::vector<BlockProgram::Keep> keep = {})
       : config_(config), values_(values), batches_(batches), dtype_(dtype) {
     const Shape& shape = batches.front().tokens.shape();
-    runner_ = std::make_unique<GraphRunner>(
-        blocks_,
-        RunnerConfig{
-            shape[0], shape[1], config.C, dtype, use, 0, static_cast<int>(batches.size())});
+    runner_ = std::make_unique<GraphRunner>(blocks_,
+                                            RunnerConfig{shape[0],
+                                                         shape[1],
+                                                         config.C,
+                                                         dtype,
+                                                         use,
+                                                         0,
+                                                         static_cast<int>(batches.size()),
+                                                         std::move(keep)});
     shape_ = {.blocks = static_cast<int>(blocks_.size()),
               .micro_batches = static_cast<int>(batches.size()),
               .borrows = runner_->borrows()};

@@ -140,6 +140,95 @@ TEST_P(Runner, OrderAndRecomputeNeverChangeABit) {
   }
 }
 
+// New bytes of the fake store are NaN: a value that is read and was neither saved nor redone shows.
+TEST_P(Runner, RedoneActivationsGiveTheSameGradients) {
+  using enum BlockProgram::Keep;
+  const auto batches = batches_of(3);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const float dropout : {0.f, 0.3f}) {
+      ModelConfig c = config();
+      c.dropout = dropout;
+      const auto machine = [&](std::vector<BlockProgram::Keep> keep) {
+        return ModelMachine(c, values_, batches, Use::train, dtype, std::move(keep));
+      };
+      const StepResult reference = machine({}).train(Order::micro_batch_major);
+      for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
+        EXPECT_EQ(machine({products, products, products, products}).train(order), reference);
+        EXPECT_EQ(machine({all, products, all, products}).train(order, {2}), reference);
+        EXPECT_EQ(machine({all, products, products, all}).train(order, {1, 2}), reference);
+      }
+    }
+  }
+}
+
+/// Bytes by name of what a decoder block saves.
+std::map<std::string, std::int64_t> saved_by(const ModelConfig& config,
+                                             DType dtype,
+                                             BlockProgram::Keep keep) {
+  constexpr std::int64_t B = 2, T = 64;
+  const auto blocks = build_blocks(config);
+  const BlockProgram program(*blocks[1], B, T, config.C, dtype, Use::train, keep);
+  std::map<std::string, std::int64_t> bytes;
+  std::int64_t sum = 0;
+  for (const BlockProgram::Slot& slot : program.slots()) {
+    bytes[slot.name] += slot.size_bytes / (B * T);  // a token's
+    sum += slot.size_bytes;
+  }
+  EXPECT_EQ(sum, program.saved_bytes());
+  return bytes;
+}
+
+// Bytes a token, beside the block's input, which is the boundary: for Llama in bf16 the menu of 12h
+// + 4kd + 6f + 4a + 8 for everything and 8h + 4kd + 4f + 4a + 8 without norms and products, less
+// the 2h of the input.
+TEST(Activations, SavedBytesAreTheFormulas) {
+  using enum BlockProgram::Keep;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const float dropout : {0.f, 0.1f}) {
+      const std::int64_t e = size_bytes(dtype), h = 64, f = 160, a = 8, kd = 16;
+      ModelConfig c = tiny_config(Family::llama, false);
+      c.C = h;
+      c.H = a;
+      c.D = h / a;
+      c.K = 2;
+      c.F = f;
+      c.max_T = 64;
+      c.dropout = dropout;
+      const auto total = [&](BlockProgram::Keep keep) {
+        std::int64_t sum = 0;
+        for (const auto& [name, bytes] : saved_by(c, dtype, keep)) {
+          sum += bytes;
+        }
+        return sum;
+      };
+      const std::int64_t statistics = 4 * a + 8;
+      EXPECT_EQ(total(all), e * (5 * h + 2 * kd + 3 * f) + statistics);
+      EXPECT_EQ(total(products), e * (3 * h + 2 * kd + 2 * f) + statistics);
+      c.family = Family::gpt2;
+      c.K = a;
+      // norm1, qkv, attended, middle, norm2, hidden, activated; two norms of two statistics.
+      EXPECT_EQ(total(all), e * (7 * h + 2 * f) + 4 * a + 16);
+      EXPECT_EQ(total(products), e * (5 * h + f) + 4 * a + 16);
+      const auto kept = saved_by(c, dtype, products);
+      for (const char* redone : {"norm1", "norm2", "activated"}) {
+        EXPECT_FALSE(kept.contains(redone)) << redone;
+      }
+    }
+  }
+}
+
+// A recompute ends where nothing more is saved: the last projection of a block is not among it.
+TEST(Activations, RecomputeLeavesOutTheLastProjection) {
+  const ModelConfig c = tiny_config(Family::gpt2, true);
+  const auto blocks = build_blocks(c);
+  constexpr std::int64_t B = 2, T = 8;
+  const BlockProgram program(*blocks[1], B, T, c.C, DType::f32, Use::train);
+  const double projection = 2.0 * B * T * static_cast<double>(c.C * c.F);
+  const double sum = static_cast<double>(B * T * c.C);
+  EXPECT_EQ(program.recompute_flops(), program.forward_flops() - projection - sum);
+  EXPECT_EQ(program.redo_flops(), 0);
+}
+
 TEST_P(Runner, DropoutFollowsSeedAndStepAndIsOffOutsideTraining) {
   ModelConfig c = config();
   const auto batches = batches_of(1);

@@ -1,5 +1,7 @@
 #include "offload/planner.h"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -65,6 +67,32 @@ TEST(Planner, RecomputeSavesWhatItDrops) {
   EXPECT_EQ(a.tiers.at(kDevice).labels.at("saved"), 4 * 40960);  // three blocks and the loss
   EXPECT_EQ(b.tiers.at(kDevice).labels.at("saved"), 40960);
   EXPECT_LT(b.tiers.at(kDevice).arena_bytes, a.tiers.at(kDevice).arena_bytes);
+}
+
+TEST(Planner, PhasesAddUpAndTheFullestIsThePeak) {
+  const Program step = make_step(shape({0}), Order::micro_batch_major, UpdateMode::after_norm);
+  const Program evaluation = make_evaluation(shape());
+  const std::vector<Program> programs{step, make_snapshot(shape()), evaluation};
+  const Plan plan = make_plan(programs, sizes());
+  const TierPlan& device = plan.tiers.at(kDevice);
+  std::int64_t fullest = 0;
+  for (const auto& [phase, planned] : device.phases) {
+    std::int64_t sum = 0;
+    for (const auto& [label, bytes] : planned.labels) {
+      sum += bytes;
+      EXPECT_LE(bytes, device.labels.at(label)) << to_string(phase) << ' ' << label;
+    }
+    EXPECT_EQ(sum, planned.peak_bytes) << to_string(phase);
+    fullest = std::max(fullest, planned.peak_bytes);
+  }
+  EXPECT_EQ(fullest, device.peak_bytes);
+  EXPECT_EQ(device.phases.size(), 5u);
+  const std::int64_t residents = 4 * (8192 + 16384) + 4096;  // weights, state, workspace
+  EXPECT_EQ(device.phases.at(Phase::snapshot).peak_bytes, residents);
+  EXPECT_EQ(device.phases.at(Phase::evaluation).peak_bytes, residents + 2 * 4096);
+  EXPECT_FALSE(device.phases.at(Phase::evaluation).labels.contains("saved"));
+  EXPECT_FALSE(device.phases.at(Phase::update).labels.contains("saved"));
+  EXPECT_EQ(device.phases.at(Phase::forward).labels.at("saved"), 3 * 40960);  // 1, 2 and the loss
 }
 
 TEST(Planner, RefusalNamesTierNeedAndBudget) {

@@ -1,0 +1,157 @@
+// What backward finds: saved by forward, or redone from what is saved.
+#include <algorithm>
+
+#include "core/block.h"
+#include "core/error.h"
+
+namespace strata {
+namespace {
+
+std::size_t index(Value v) {
+  return static_cast<std::size_t>(v.id);
+}
+
+bool marked(std::uint32_t mask, std::size_t bit) {
+  return (mask >> bit & 1u) != 0;
+}
+
+/// Whether the mask names the value, or columns of it, among these.
+bool names(const Graph& graph, const std::vector<Value>& values, std::uint32_t mask, Value v) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const ValueInfo& info = graph.info(values[i]);
+    if (marked(mask, i) && (info.kind == ValueKind::columns ? info.of : values[i]) == v) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool gives(const Node& node, Value v) {
+  for (std::size_t i = 0; i < node.out.size(); ++i) {
+    if (marked(node.redo.gives, i) && node.out[i] == v) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+bool BlockProgram::read_by_backward(const Node& node, Value v) const {
+  return names(graph_, node.in, node.keeps_in, v) || names(graph_, node.out, node.keeps_out, v);
+}
+
+bool BlockProgram::read_by_redo(const Node& node, Value v) const {
+  return names(graph_, node.in, node.redo.in, v) || names(graph_, node.out, node.redo.out, v);
+}
+
+void BlockProgram::choose_kept(Keep keep) {
+  const auto nodes = graph_.nodes();
+  hold_.assign(graph_.values().size(), Hold::nowhere);
+  redo_at_.assign(nodes.size(), -1);
+  redo_before_.assign(nodes.size(), {});
+  if (use_ != Use::train) {
+    return;
+  }
+  const auto each_result = [&](const auto& body) {
+    for (int id = 0; id < static_cast<int>(hold_.size()); ++id) {
+      if (graph_.info({id}).kind == ValueKind::result) {
+        body(Value{id});
+      }
+    }
+  };
+  each_result([&](Value v) {
+    if (std::any_of(
+            nodes.begin(), nodes.end(), [&](const Node& n) { return read_by_backward(n, v); })) {
+      hold_[index(v)] = Hold::saved;
+    }
+  });
+  if (keep == Keep::all) {
+    return;
+  }
+  std::vector<bool> redoable(hold_.size(), false);
+  for (const Node& node : nodes) {  // in order: what a redo reads may itself be redone
+    bool can = static_cast<bool>(node.redo.body);
+    each_result([&](Value v) {
+      const bool at_hand = hold_[index(v)] == Hold::saved || redoable[index(v)];
+      can = can && (at_hand || !read_by_redo(node, v));
+    });
+    for (std::size_t i = 0; can && i < node.out.size(); ++i) {
+      redoable[index(node.out[i])] = marked(node.redo.gives, i) && node.out[i] != output_;
+    }
+  }
+  schedule_redo(redoable);
+}
+
+/// Backwards: the readers of a value come after its node, so they are placed before it is.
+void BlockProgram::schedule_redo(const std::vector<bool>& redoable) {
+  const auto nodes = graph_.nodes();
+  for (int n = static_cast<int>(nodes.size()) - 1; n >= 0; --n) {
+    const Node& node = nodes[static_cast<std::size_t>(n)];
+    int& at = redo_at_[static_cast<std::size_t>(n)];
+    for (const Value v : node.out) {
+      for (int m = n; redoable[index(v)] && m < static_cast<int>(nodes.size()); ++m) {
+        const Node& reader = nodes[static_cast<std::size_t>(m)];
+        const int redone = redo_at_[static_cast<std::size_t>(m)];
+        at = std::max(
+            {at, read_by_backward(reader, v) ? m : -1, read_by_redo(reader, v) ? redone : -1});
+      }
+    }
+    if (at < 0) {
+      continue;
+    }
+    for (const Value v : node.out) {
+      if (gives(node, v)) {
+        hold_[index(v)] = Hold::redone;
+      }
+    }
+    auto& before = redo_before_[static_cast<std::size_t>(at)];
+    before.insert(before.begin(), n);  // one redo may read another's result
+    redo_flops_ += node.redo.flops;
+  }
+}
+
+/// In the time of place_backward.
+Interval BlockProgram::redone_lifetime(Value v) const {
+  const auto nodes = graph_.nodes();
+  const auto N = static_cast<std::int64_t>(nodes.size());
+  std::int64_t first = -1, last = N;  // node whose backward it precedes, and is read by
+  for (std::int64_t n = 0; n < N; ++n) {
+    const Node& node = nodes[static_cast<std::size_t>(n)];
+    const std::int64_t redone = redo_at_[static_cast<std::size_t>(n)];
+    if (redone >= 0 && gives(node, v)) {
+      first = redone;
+      last = std::min(last, redone);
+    }
+    if (read_by_backward(node, v)) {
+      last = std::min(last, n);
+    }
+    if (redone >= 0 && read_by_redo(node, v)) {
+      last = std::min(last, redone);
+    }
+  }
+  STRATA_ASSERT(first >= 0 && last <= first);
+  return {N - 1 - first, N - last};
+}
+
+/// A node whose results end in nothing that is saved has no part in a recompute.
+void BlockProgram::choose_recomputed() {
+  const auto nodes = graph_.nodes();
+  recomputed_.assign(nodes.size(), false);
+  std::vector<bool> wanted(hold_.size(), false);
+  for (std::size_t n = nodes.size(); n-- > 0;) {
+    const auto is_wanted = [&](Value v) {
+      return hold_[index(v)] == Hold::saved || wanted[index(v)];
+    };
+    recomputed_[n] = std::any_of(nodes[n].out.begin(), nodes[n].out.end(), is_wanted);
+    if (recomputed_[n]) {
+      recompute_flops_ += nodes[n].flops;
+      for (const Value v : nodes[n].in) {
+        const ValueInfo& info = graph_.info(v);
+        wanted[index(info.kind == ValueKind::columns ? info.of : v)] = true;
+      }
+    }
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,31 @@
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/block.h"
+#include "launch/assemble.h"
+#include "launch/config.h"
+
+namespace strata::launch {
+
+// What a choice for decoder blocks means for all blocks. Embedding and head keep all: the first
+// saves nothing, the second's activations are read as soon as they are made.
+std::vector<BlockProgram::Keep> kept_by_block(const offload::RecomputeChoice& choice);
+std::vector<int> recomputed_blocks(const offload::RecomputeChoice& choice);
+
+/// A computation on paper, with recompute chosen and the budgets it is to fit.
+struct Planned {
+  std::unique_ptr<Blueprint> blueprint;
+  offload::Budgets budgets;
+  std::string why;  // this recompute
+  bool fits() const { return !misfit(blueprint->plan(), budgets); }
+};
+
+/// Plans with the recompute that the settings name. For auto: with the least extra work that fits
+/// the device's budget, or the least memory where that is asked for or nothing fits. The
+/// computation's own choice is not looked at. Throws config when the settings name a block that is
+/// not there.
+Planned plan_activations(Computation computation, const MemorySettings& memory);
+
+}  // namespace strata::launch

@@ -1,0 +1,199 @@
+#include "launch/plan_report.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace strata::launch {
+namespace {
+
+using offload::bytes_text;
+using offload::Phase;
+
+constexpr Tier kDevice{TierKind::device, 0};
+
+const offload::TierPlan& device_of(const Blueprint& blueprint) {
+  return blueprint.plan().tiers.at(kDevice);
+}
+
+RecomputeOption option_of(const Blueprint& blueprint, std::int64_t budget) {
+  const offload::TierPlan& device = device_of(blueprint);
+  return {.name = offload::to_string(blueprint.computation().recompute),
+          .peak_bytes = device.peak_bytes,
+          .reserved_bytes = device.arena_bytes,
+          .extra_flops = blueprint.recompute_flops(),
+          .extra_percent = 100 * blueprint.recompute_flops() / blueprint.step_flops(),
+          .fits = device.arena_bytes <= budget};
+}
+
+void print_row(const std::string& name, const std::vector<std::string>& cells) {
+  std::string line = fmt::format("  {:<16}", name);
+  for (const std::string& cell : cells) {
+    line += fmt::format("{:>12}", cell);
+  }
+  std::printf("%s\n", line.c_str());
+}
+
+nlohmann::json tiers_json(const Planned& planned) {
+  nlohmann::json tiers = nlohmann::json::object();
+  for (const auto& [tier, plan] : planned.blueprint->plan().tiers) {
+    nlohmann::json phases = nlohmann::json::object();
+    for (const auto& [phase, at] : plan.phases) {
+      phases[std::string(to_string(phase))] = {{"peak_bytes", at.peak_bytes},
+                                               {"labels", at.labels}};
+    }
+    tiers[to_string(tier)] = {{"peak_bytes", plan.peak_bytes},
+                              {"reserved_bytes", plan.arena_bytes},
+                              {"budget_bytes", planned.budgets.at(tier)},
+                              {"labels", plan.labels},
+                              {"phases", phases}};
+  }
+  return tiers;
+}
+
+nlohmann::json recompute_json(const std::vector<RecomputeOption>& options, const Planned& planned) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const RecomputeOption& o : options) {
+    list.push_back({{"recompute", o.name},
+                    {"peak_bytes", o.peak_bytes},
+                    {"reserved_bytes", o.reserved_bytes},
+                    {"saved_bytes", o.saved_bytes},
+                    {"extra_flops", o.extra_flops},
+                    {"extra_percent", o.extra_percent},
+                    {"fits", o.fits},
+                    {"in_use", o.in_use}});
+  }
+  return {{"in_use", offload::to_string(planned.blueprint->computation().recompute)},
+          {"why", planned.why},
+          {"options", list}};
+}
+
+}  // namespace
+
+std::string model_line(const Job& job) {
+  const Computation& c = job.computation;
+  return fmt::format("model: {} parameters; step: {} tokens = {} micro-batches of {} x {}; {}, {}",
+                     models::parameter_count(c.model),
+                     c.G * c.B * c.T,
+                     c.G,
+                     c.B,
+                     c.T,
+                     c.dtype == DType::f32 ? "f32" : "bf16 with f32 master",
+                     c.method);
+}
+
+void print_summary(const Job& job, const Blueprint& blueprint) {
+  std::fprintf(stderr, "%s\n", model_line(job).c_str());
+  if (job.data.train) {
+    std::fprintf(stderr,
+                 "data: %lld tokens to train on, %lld to validate on; tokenizer %s\n",
+                 static_cast<long long>(job.data.train->size()),
+                 static_cast<long long>(job.data.valid ? job.data.valid->size() : 0),
+                 job.data.tokenizer->kind().c_str());
+  }
+  std::fprintf(stderr,
+               "memory: %s at the peak; recompute %s\n",
+               bytes_text(device_of(blueprint).peak_bytes).c_str(),
+               offload::to_string(blueprint.computation().recompute).c_str());
+}
+
+void print_plan(const Planned& planned) {
+  const offload::TierPlan& device = device_of(*planned.blueprint);
+  std::printf("device: %s at the peak, %s reserved, budget %s: %s\n",
+              bytes_text(device.peak_bytes).c_str(),
+              bytes_text(device.arena_bytes).c_str(),
+              bytes_text(planned.budgets.at(kDevice)).c_str(),
+              planned.fits() ? "fits" : "does not fit");
+  std::printf("recompute: %s\n",
+              offload::to_string(planned.blueprint->computation().recompute).c_str());
+  std::vector<std::string> titles{"peak"}, totals{bytes_text(device.peak_bytes)};
+  for (const auto& [phase, at] : device.phases) {
+    titles.emplace_back(to_string(phase));
+    totals.push_back(bytes_text(at.peak_bytes));
+  }
+  print_row("at the peak of", titles);
+  for (const auto& [label, peak] : device.labels) {
+    std::vector<std::string> cells{bytes_text(peak)};
+    for (const auto& [phase, at] : device.phases) {
+      const auto found = at.labels.find(label);
+      cells.push_back(found == at.labels.end() ? "-" : bytes_text(found->second));
+    }
+    print_row(label, cells);
+  }
+  print_row("all", totals);
+}
+
+std::vector<RecomputeOption> recompute_options(const Job& job, const Planned& planned) {
+  const std::int64_t budget = planned.budgets.at(kDevice);
+  const std::string in_use = offload::to_string(planned.blueprint->computation().recompute);
+  std::vector<RecomputeOption> options;
+  for (const auto every :
+       {offload::Recompute::none, offload::Recompute::elementwise, offload::Recompute::block}) {
+    Computation c = job.computation;
+    c.recompute.assign(static_cast<std::size_t>(c.model.L), every);
+    options.push_back(option_of(Blueprint(c), budget));
+  }
+  if (std::ranges::find(options, in_use, &RecomputeOption::name) == options.end()) {
+    options.push_back(option_of(*planned.blueprint, budget));
+  }
+  for (RecomputeOption& option : options) {
+    option.saved_bytes = options.front().peak_bytes - option.peak_bytes;
+    option.in_use = option.name == in_use;
+  }
+  return options;
+}
+
+void print_explanation(const std::vector<RecomputeOption>& options, const Planned& planned) {
+  print_row("recompute", {"at the peak", "saves", "reserved", "extra work", "of a step", ""});
+  for (const RecomputeOption& o : options) {
+    print_row(o.name,
+              {bytes_text(o.peak_bytes),
+               bytes_text(o.saved_bytes),
+               bytes_text(o.reserved_bytes),
+               fmt::format("{:.3g} GF", o.extra_flops * 1e-9),
+               fmt::format("{:.2f} %", o.extra_percent),
+               o.in_use ? "in use"
+               : o.fits ? "fits"
+                        : "too much"});
+  }
+  std::printf("why: %s\n", planned.why.c_str());
+}
+
+nlohmann::json plan_json(const Job& job,
+                         const Planned& planned,
+                         const std::vector<RecomputeOption>& options) {
+  std::int64_t peak = 0;
+  for (const auto& [tier, plan] : planned.blueprint->plan().tiers) {
+    peak += plan.peak_bytes;
+  }
+  return {{"fits", planned.fits()},
+          {"tiers", tiers_json(planned)},
+          {"peak_bytes", peak},
+          {"recompute", recompute_json(options, planned)},
+          {"parameters", models::parameter_count(job.computation.model)},
+          {"micro_batch", job.computation.B},
+          {"micro_batches", job.computation.G}};
+}
+
+std::vector<LabelPeaks> different_peaks(const offload::TierPlan& planned, const Ledger& ledger) {
+  std::map<std::string, LabelPeaks> peaks;
+  for (const auto& [label, bytes] : planned.labels) {
+    peaks[label].planned_bytes = bytes;
+  }
+  for (const auto& [label, bytes] : ledger.labels(kDevice)) {
+    peaks[label].used_bytes = bytes.peak;
+  }
+  std::vector<LabelPeaks> different;
+  for (auto& [label, both] : peaks) {
+    if (both.planned_bytes != both.used_bytes) {
+      both.label = label;
+      different.push_back(both);
+    }
+  }
+  return different;
+}
+
+}  // namespace strata::launch

@@ -1,0 +1,25 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "launch/activations.h"
+#include "launch/job.h"
+
+namespace strata::launch {
+
+/// The plan of a job, as its settings say.
+Planned plan_job(const Job& job);
+
+/// A change of one setting with which a job's plan fits.
+struct Remedy {
+  std::string flag;  // as a command line takes it
+  std::string note;  // what it costs
+};
+/// Up to three, each tried by planning the job with it, cheapest first: what leaves bits and work
+/// alone, what redoes work, what takes more memory, what changes bits.
+std::vector<Remedy> remedies(const Job& job, const Planned& planned);
+
+/// Throws infeasible when the plan does not fit, with what is missing and the remedies.
+void require_fit(const Job& job, const Planned& planned);
+
+}  // namespace strata::launch
