@@ -28,8 +28,8 @@ struct SharedWindow {
   MPI_Win window = MPI_WIN_NULL;
   std::vector<std::byte*> segments;  // by local rank; zeros, on page borders
 };
-/// Memory that all local ranks see, wanted_bytes from each at least. Collective over machine.local. Throws
-/// io naming need and free space where the system has too little.
+/// Memory that all local ranks see, wanted_bytes from each at least. Collective over machine.local.
+/// Throws io naming need and free space where the system has too little.
 SharedWindow allocate_window(const MpiMachine& machine, std::int64_t wanted_bytes);
 
 /// Says once, on stderr, what to change where a process may not read its neighbour's memory: MPI

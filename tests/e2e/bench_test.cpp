@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/command.h"
+#include "tests/support/mpirun.h"
 
 namespace strata::tests {
 namespace {
@@ -209,6 +210,33 @@ TEST(Bench, WrongWordsAreAnswered) {
   expect({"bench", "attention", "--seq", "512,4097"}, "512 does not divide 4097 tokens");
   expect({"bench", "attention", "--heads", "12", "--kv-heads", "5"}, "must divide the 12 heads");
   expect({"bench", "attention", "--head-dim", "0"}, "--head-dim needs 1 to");
+}
+
+TEST(Bench, SumsOverRanksAreTheFoldAndStandBesideTheLibrarys) {
+  if (!has_mpirun()) {
+    GTEST_SKIP() << "needs mpirun (package openmpi-bin)";
+  }
+  for (const char* path : {"window", "network"}) {
+    const MpirunEnd end = run_mpirun(
+        2,
+        {STRATA_BINARY, "bench", "allreduce", "--size", "300KiB", "--repeats", "3", "--json"},
+        {{"STRATA_COMM", path}});
+    ASSERT_EQ(end.exit_code, 0) << end.text;  // not, if a sum differs from the fold
+    const json r = json::parse(end.text.substr(end.text.find('{')));
+    EXPECT_EQ(r["ranks"], 2);
+    EXPECT_EQ(r["bytes"], 300 << 10);
+    const json &ours = r["seconds"], &library = r["library_seconds"];
+    EXPECT_GT(ours["min"].get<double>(), 0);
+    EXPECT_GT(library["min"].get<double>(), 0);
+    EXPECT_LE(r["library_over_ours"]["max"].get<double>(),
+              library["max"].get<double>() / ours["min"].get<double>() * (1 + 1e-9));
+  }
+  const CommandEnd alone = run_command({"bench", "allreduce"});
+  EXPECT_EQ(alone.exit_code, 2);
+  EXPECT_NE(alone.err.find("mpirun"), std::string::npos) << alone.err;
+  const CommandEnd size = run_command({"bench", "allreduce", "--size", "3 apples"});
+  EXPECT_EQ(size.exit_code, 2);
+  EXPECT_NE(size.err.find("3 apples"), std::string::npos) << size.err;
 }
 
 }  // namespace
