@@ -88,6 +88,10 @@ std::string matmul_kernel(const MatmulShape& shape) {
   return cpu::product_kernel(shape);
 }
 
+bool matmul_reads_transposed(DType in) {
+  return cpu::product_reads_transposed(in);
+}
+
 bool matmul_has_bf16() {
   return cpu::product_has_bf16();
 }

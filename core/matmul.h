@@ -29,7 +29,8 @@ struct MatmulShape {
   friend bool operator==(const MatmulShape&, const MatmulShape&) = default;
 };
 
-/// A caller may cut the rows of A and C (not those of A^T) at multiples of this without changing a bit.
+/// A caller may cut the rows of A and C (not those of A^T) at multiples of this without changing a
+/// bit.
 inline constexpr std::int64_t kMatmulRowCut = 256;
 
 /// Scratch that matmul() needs for this shape and the present thread_count(), in bytes.
@@ -68,6 +69,10 @@ std::string matmul_library();
 /// of its own, "brg:avx512_core_bf16", and whether it runs "in tiles" of ours or "on f32 copies".
 /// For people: what is in use here.
 std::string matmul_kernel(const MatmulShape& shape);
+
+/// Whether A^T * B reads an A of this dtype as it lies; where not, matmul() makes a transposed
+/// copy, and a caller that can make one in passing saves that.
+bool matmul_reads_transposed(DType in);
 
 /// Whether bf16 operands are multiplied by instructions for them, not on f32 copies.
 bool matmul_has_bf16();

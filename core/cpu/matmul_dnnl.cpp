@@ -245,6 +245,10 @@ std::string product_kernel(const MatmulShape& shape) {
   return kernel_of_type(shape);
 }
 
+bool product_reads_transposed(DType in) {
+  return has_panel_product({.in = in});
+}
+
 bool product_has_bf16() {
   return has_fast_bf16();
 }

@@ -61,6 +61,10 @@ std::string product_kernel(const MatmulShape&) {
   return "plain loops";
 }
 
+bool product_reads_transposed(DType) {
+  return true;
+}
+
 bool product_has_bf16() {
   return false;
 }
