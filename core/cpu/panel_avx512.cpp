@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "core/cpu/simd.h"
+#include "core/cpu/transpose.h"
 
 namespace strata::cpu {
 
@@ -159,57 +160,16 @@ void multiply_rows(const PanelCall& call) {
   return call.next_b != nullptr ? multiply<R, false, true>(call) : multiply<R, false, false>(call);
 }
 
-/// to (16, kPanelColumns apart) = the transpose of 16 rows of 16: exchanges of neighbours, pairs,
-/// quarters. Rows from `rows` on are zero.
-[[gnu::target(STRATA_TARGET_AVX512), gnu::always_inline]] inline void transpose_chunk(
-    float* to, const float* from, std::int64_t pitch, std::int64_t rows, __mmask16 lanes) {
-  __m512 r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    r[i] = _mm512_maskz_loadu_ps(i < rows ? lanes : __mmask16{0}, from + i * pitch);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    const int first = i / 4 * 4 + i % 4 / 2;  // of a pair of pairs: 0, 1, 4, 5, ...
-    const __m512d a = _mm512_castps_pd(t[first]), b = _mm512_castps_pd(t[first + 2]);
-    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    float* const upper = to + i * kPanelColumns;
-    _mm512_storeu_ps(upper, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
-    _mm512_storeu_ps(upper + 8 * kPanelColumns, _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd));
-  }
-}
-
 }  // namespace
 
 [[gnu::target(STRATA_TARGET_AVX512)]] void pack_panel_of_b(float* to, const PanelSource& from) {
   const std::int64_t depth = panel_chunks(from.depth) * kPanelChunk;
   if (from.along) {
-    for (std::int64_t k = 0; k < depth; k += kPanelChunk) {
-      for (std::int64_t half = 0; half < kPanelColumns; half += kVector) {
-        transpose_chunk(to + k * kPanelColumns + half,
-                        from.first + half * from.pitch + k,
-                        from.pitch,
-                        from.extent - half,
-                        first_lanes(from.depth - k));
-      }
+    if (from.extent < kPanelColumns || from.depth < depth) {
+      std::fill_n(to, depth * kPanelColumns, 0.f);
     }
-    return;
+    return transpose_block(
+        to, kPanelColumns, from.first, from.pitch, from.extent, from.depth, sizeof(float));
   }
   const __mmask16 left = first_lanes(from.extent), right = first_lanes(from.extent - kVector);
   for (std::int64_t k = 0; k < depth; ++k) {
