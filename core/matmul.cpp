@@ -1,12 +1,10 @@
 #include "core/matmul.h"
 
-#include <algorithm>
 #include <string>
 
 #include "core/cpu/matmul.h"
 #include "core/cpu/transpose.h"
 #include "core/error.h"
-#include "core/parallel_for.h"
 #include "core/span_log.h"
 
 namespace strata {
@@ -78,20 +76,7 @@ void transpose(
   STRATA_ASSERT(stream.lane() == Lane::compute);
   require_operand("the transposed matrix", from, from.dtype(), r * c);
   require_operand("the transposed copy", to, from.dtype(), r * c);
-  const std::int64_t element = size_bytes(from.dtype());
-  // A strip of this many columns is read in whole cache lines and written in long rows.
-  constexpr std::int64_t kStrip = 64;
-  parallel_for(c, kStrip, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t j = begin; j < end; j += kStrip) {
-      cpu::transpose_block(to.bytes() + j * r * element,
-                           r,
-                           from.bytes() + j * element,
-                           c,
-                           r,
-                           std::min(kStrip, end - j),
-                           element);
-    }
-  });
+  cpu::transpose_matrix(to.bytes(), from.bytes(), r, c, size_bytes(from.dtype()));
 }
 
 std::vector<ProductUse> product_uses() {
@@ -101,6 +86,10 @@ std::vector<ProductUse> product_uses() {
 std::string matmul_kernel(const MatmulShape& shape) {
   require_shape(shape);
   return cpu::product_kernel(shape);
+}
+
+bool matmul_reads_transposed(DType in) {
+  return cpu::product_reads_transposed(in);
 }
 
 bool matmul_has_bf16() {

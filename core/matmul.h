@@ -11,12 +11,13 @@
 
 namespace strata {
 
-/// The only door to the matrix library. Dense operands, forms A*B and A*Bt only: the library's At*B
-/// splits the inner dimension by thread count, so weight gradients go through a transposed copy
-/// (DESIGN 5.4).
+/// The only door to matrix products: our own panels for f32 on machines with AVX-512, the library
+/// for the rest. Dense operands. The library's At*B splits the inner dimension by thread count, so
+/// there it goes through a transposed copy (DESIGN 5.4).
 enum class MatmulForm : std::uint8_t {
   ab,   // C (m, n) = A (m, k) * B (k, n)
   abt,  // C (m, n) = A (m, k) * B (n, k)^T
+  atb,  // C (m, n) = A (k, m)^T * B (k, n)
 };
 struct MatmulShape {
   std::int64_t m = 0, n = 0, k = 0;
@@ -28,7 +29,8 @@ struct MatmulShape {
   friend bool operator==(const MatmulShape&, const MatmulShape&) = default;
 };
 
-/// A caller may cut the rows of A and C at multiples of this without changing a bit.
+/// A caller may cut the rows of A and C (not those of A^T) at multiples of this without changing a
+/// bit.
 inline constexpr std::int64_t kMatmulRowCut = 256;
 
 /// Scratch that matmul() needs for this shape and the present thread_count(), in bytes.
@@ -59,12 +61,18 @@ struct ProductUse {
 /// what ran in between.
 std::vector<ProductUse> product_uses();
 
-/// Name and version of the matrix library: part of the numeric environment of a run.
+/// What computes the products, with the library's version: part of the numeric environment of a
+/// run.
 std::string matmul_library();
 
-/// The library's name of the kernel that computes C = A * B of this shape, "brg:avx512_core_bf16",
-/// and whether it runs "in tiles" of ours or "on f32 copies". For people: what is in use here.
+/// The kernel that computes C = A * B of this shape: "strata:avx512 panels", or the library's name
+/// of its own, "brg:avx512_core_bf16", and whether it runs "in tiles" of ours or "on f32 copies".
+/// For people: what is in use here.
 std::string matmul_kernel(const MatmulShape& shape);
+
+/// Whether A^T * B reads an A of this dtype as it lies; where not, matmul() makes a transposed
+/// copy, and a caller that can make one in passing saves that.
+bool matmul_reads_transposed(DType in);
 
 /// Whether bf16 operands are multiplied by instructions for them, not on f32 copies.
 bool matmul_has_bf16();

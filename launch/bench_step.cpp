@@ -120,6 +120,11 @@ json times_by_name(const SpanLog& log, Span::Kind kind, std::int64_t steps) {
   return ms;
 }
 
+const char* word_of(MatmulForm form) {
+  constexpr const char* words[] = {"ab", "abt", "atb"};
+  return words[static_cast<std::size_t>(form)];
+}
+
 /// Each product of a step: how fast inside the step, and how fast alone.
 json products_json(std::span<const ProductUse> in_steps,
                    const ProductRate& alone,
@@ -134,7 +139,7 @@ json products_json(std::span<const ProductUse> in_steps,
     list.push_back({{"m", s.m},
                     {"n", s.n},
                     {"k", s.k},
-                    {"form", s.form == MatmulForm::ab ? "ab" : "abt"},
+                    {"form", word_of(s.form)},
                     {"out", std::string(to_string(s.out))},
                     {"accumulate", use.mode == Accumulate::add},
                     {"runs_per_step", runs / static_cast<double>(steps)},

@@ -8,8 +8,9 @@
 
 namespace strata::cpu {
 
-/// The product of core/matmul.h on checked operands: oneDNN, or a plain loop in builds whose
-/// sanitizer cannot see into the library.
+/// The product of core/matmul.h on checked operands: core/cpu/panel_product.h for f32 where
+/// there is AVX-512, else oneDNN, or a plain loop in builds whose sanitizer cannot see into the
+/// library.
 std::int64_t product_scratch_bytes(const MatmulShape& shape);
 struct ProductOperands {
   std::byte* C;
@@ -23,8 +24,9 @@ void product(const ProductOperands& operands,
 
 /// Name and version of what computes the products.
 std::string product_library();
-/// What core/matmul.h tells of a shape and of bf16.
+/// What core/matmul.h tells of a shape, of A^T * B and of bf16.
 std::string product_kernel(const MatmulShape& shape);
+bool product_reads_transposed(DType in);
 bool product_has_bf16();
 
 }  // namespace strata::cpu

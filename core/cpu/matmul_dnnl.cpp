@@ -10,7 +10,9 @@
 
 #include "core/cpu/dnnl_product.h"
 #include "core/cpu/matmul.h"
+#include "core/cpu/panel_product.h"
 #include "core/cpu/simd.h"
+#include "core/cpu/transpose.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
 
@@ -70,6 +72,71 @@ std::int64_t prepared_scratch_bytes(const MatmulShape& shape) {
                   prepared(shape, Accumulate::add).scratch_bytes());
 }
 
+constexpr std::int64_t whole_lines(std::int64_t size_bytes) {
+  constexpr std::int64_t kLine = 64;
+  return (size_bytes + kLine - 1) / kLine * kLine;
+}
+
+/// A^T * B on a transposed copy of A, for the library: its own such product splits k by threads.
+struct Turned {
+  MatmulShape shape;
+  std::int64_t rest;  // offset of what the product itself needs
+
+  explicit Turned(const MatmulShape& s)
+      : shape(s), rest(whole_lines(s.batch * s.m * s.k * size_bytes(s.in))) {
+    shape.form = MatmulForm::ab;
+  }
+};
+
+void product_turned(const ProductOperands& operands,
+                    const MatmulShape& s,
+                    Accumulate mode,
+                    std::span<std::byte> scratch) {
+  const Turned turned(s);
+  STRATA_ASSERT(static_cast<std::int64_t>(scratch.size()) >= turned.rest);
+  const std::int64_t matrix = s.m * s.k * size_bytes(s.in);
+  for (std::int64_t i = 0; i < s.batch; ++i) {
+    transpose_matrix(
+        scratch.data() + i * matrix, operands.A + i * matrix, s.k, s.m, size_bytes(s.in));
+  }
+  ProductOperands own = operands;
+  own.A = scratch.data();
+  run_prepared(own, turned.shape, mode, scratch.subspan(static_cast<std::size_t>(turned.rest)));
+}
+
+/// On operands of a type that the machine multiplies.
+void product_of_type(const ProductOperands& operands,
+                     const MatmulShape& shape,
+                     Accumulate mode,
+                     std::span<std::byte> scratch) {
+  if (has_panel_product(shape)) {
+    return panel_product(operands, shape, mode, scratch);
+  }
+  if (shape.form == MatmulForm::atb) {
+    return product_turned(operands, shape, mode, scratch);
+  }
+  run_prepared(operands, shape, mode, scratch);
+}
+
+std::int64_t scratch_bytes_of_type(const MatmulShape& shape) {
+  if (has_panel_product(shape)) {
+    return panel_product_scratch_bytes(shape);
+  }
+  if (shape.form == MatmulForm::atb) {
+    const Turned turned(shape);
+    return turned.rest + prepared_scratch_bytes(turned.shape);
+  }
+  return prepared_scratch_bytes(shape);
+}
+
+std::string kernel_of_type(const MatmulShape& shape) {
+  if (has_panel_product(shape)) {
+    return "strata:avx512 panels";
+  }
+  const MatmulShape own = shape.form == MatmulForm::atb ? Turned(shape).shape : shape;
+  return prepared(own, Accumulate::overwrite).kernel_name();
+}
+
 /// Without bf16 instructions the library has bf16 products only as a reference loop, a hundred
 /// times slower than f32.
 bool has_fast_bf16() {
@@ -105,10 +172,7 @@ struct Widened {
   std::int64_t a = 0, b = 0, bias = 0, c = 0, rest = 0;
 
   explicit Widened(const MatmulShape& s) : shape(s) {
-    constexpr std::int64_t kLine = 64;
-    const auto floats = [](std::int64_t n) {
-      return (n * std::int64_t{sizeof(float)} + kLine - 1) / kLine * kLine;
-    };
+    const auto floats = [](std::int64_t n) { return whole_lines(n * std::int64_t{sizeof(float)}); };
     shape.in = shape.out = DType::f32;
     b = floats(s.batch * s.m * s.k);
     bias = b + floats(s.batch * s.k * s.n);
@@ -138,13 +202,13 @@ void product_widened(const ProductOperands& operands,
   if (rounds && mode == Accumulate::add) {
     convert(floats_at(wide.c), narrow, results);
   }
-  run_prepared({.C = rounds ? scratch.data() + wide.c : operands.C,
-                .A = scratch.data() + wide.a,
-                .B = scratch.data() + wide.b,
-                .bias = scratch.data() + wide.bias},
-               wide.shape,
-               mode,
-               scratch.subspan(static_cast<std::size_t>(wide.rest)));
+  product_of_type({.C = rounds ? scratch.data() + wide.c : operands.C,
+                   .A = scratch.data() + wide.a,
+                   .B = scratch.data() + wide.b,
+                   .bias = scratch.data() + wide.bias},
+                  wide.shape,
+                  mode,
+                  scratch.subspan(static_cast<std::size_t>(wide.rest)));
   if (rounds) {
     convert(narrow, floats_at(wide.c), results);
   }
@@ -159,9 +223,9 @@ bool widens(const MatmulShape& shape) {
 std::int64_t product_scratch_bytes(const MatmulShape& shape) {
   if (widens(shape)) {
     const Widened wide(shape);
-    return wide.rest + prepared_scratch_bytes(wide.shape);
+    return wide.rest + scratch_bytes_of_type(wide.shape);
   }
-  return prepared_scratch_bytes(shape);
+  return scratch_bytes_of_type(shape);
 }
 
 void product(const ProductOperands& operands,
@@ -171,14 +235,18 @@ void product(const ProductOperands& operands,
   if (widens(shape)) {
     return product_widened(operands, shape, mode, scratch);
   }
-  run_prepared(operands, shape, mode, scratch);
+  product_of_type(operands, shape, mode, scratch);
 }
 
 std::string product_kernel(const MatmulShape& shape) {
   if (widens(shape)) {
-    return prepared(Widened(shape).shape, Accumulate::overwrite).kernel_name() + " on f32 copies";
+    return kernel_of_type(Widened(shape).shape) + " on f32 copies";
   }
-  return prepared(shape, Accumulate::overwrite).kernel_name();
+  return kernel_of_type(shape);
+}
+
+bool product_reads_transposed(DType in) {
+  return has_panel_product({.in = in});
 }
 
 bool product_has_bf16() {
@@ -187,8 +255,9 @@ bool product_has_bf16() {
 
 std::string product_library() {
   const dnnl_version_t* v = dnnl_version();
-  // The instruction set decides the bits as much as the version does.
-  return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
+  // The instruction set decides the bits as much as the version does, and whether f32 is ours.
+  const std::string panels = isa_level() == IsaLevel::avx512 ? "f32 avx512 panels, " : "";
+  return panels + "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
          std::to_string(v->patch) + " isa " + std::to_string(dnnl_get_effective_cpu_isa());
 }
 

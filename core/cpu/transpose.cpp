@@ -1,10 +1,12 @@
 #include "core/cpu/transpose.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "core/cpu/simd.h"
 #include "core/error.h"
+#include "core/parallel_for.h"
 
 namespace strata::cpu {
 
@@ -120,6 +122,26 @@ void transpose_block(void* to,
                from_stride,
                rows,
                columns);
+}
+
+void transpose_matrix(void* to,
+                      const void* from,
+                      std::int64_t rows,
+                      std::int64_t columns,
+                      std::int64_t element_bytes) {
+  // A strip of this many columns is read in whole cache lines and written in long rows.
+  constexpr std::int64_t kStrip = 64;
+  parallel_for(columns, kStrip, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t j = begin; j < end; j += kStrip) {
+      transpose_block(static_cast<std::byte*>(to) + j * rows * element_bytes,
+                      rows,
+                      static_cast<const std::byte*>(from) + j * element_bytes,
+                      columns,
+                      rows,
+                      std::min(kStrip, end - j),
+                      element_bytes);
+    }
+  });
 }
 
 }  // namespace strata::cpu

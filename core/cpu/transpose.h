@@ -14,4 +14,11 @@ void transpose_block(void* to,
                      std::int64_t columns,
                      std::int64_t element_bytes);
 
+/// The whole of a dense matrix, by all threads: to (columns, rows) = from (rows, columns).
+void transpose_matrix(void* to,
+                      const void* from,
+                      std::int64_t rows,
+                      std::int64_t columns,
+                      std::int64_t element_bytes);
+
 }  // namespace strata::cpu

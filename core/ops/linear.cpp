@@ -29,38 +29,15 @@ struct Products {
   }
   // dW (N, K) = dy^T * x or (K, N) = x^T * dy
   MatmulShape weight_grad() const {
-    return {out_in() ? N : K, out_in() ? K : N, M, 1, MatmulForm::ab, dtype, DType::f32};
+    return {out_in() ? N : K, out_in() ? K : N, M, 1, MatmulForm::atb, dtype, DType::f32};
   }
-  /// Rows of the weight gradient: width of the activation that is transposed.
-  std::int64_t transposed() const { return out_in() ? N : K; }
 
   std::int64_t backward_scratch_bytes() const {
-    const std::int64_t weight = cpu::aligned_bytes(transposed() * M * size_bytes(dtype)) +
-                                cpu::aligned_bytes(matmul_scratch_bytes(weight_grad()));
-    return std::max({weight,
+    return std::max({cpu::aligned_bytes(matmul_scratch_bytes(weight_grad())),
                      cpu::aligned_bytes(matmul_scratch_bytes(input_grad())),
                      cpu::sum_rows_scratch_bytes(M, N)});
   }
 };
-
-void weight_gradient(const Products& p,
-                     const GradSink& sink,
-                     const Tensor& x,
-                     const Tensor& dy,
-                     std::span<std::byte> scratch,
-                     Stream& stream) {
-  cpu::Scratch parts(scratch);
-  const Tensor turned = parts.tensor(p.dtype, {p.transposed(), p.M});
-  transpose(turned, p.out_in() ? dy : x, p.M, p.transposed(), stream);
-  const MatmulShape shape = p.weight_grad();
-  matmul(sink.tensor,
-         turned,
-         p.out_in() ? x : dy,
-         shape,
-         sink.mode,
-         parts.bytes(matmul_scratch_bytes(shape)),
-         stream);
-}
 
 void backward(const Products& p, const BackwardArgs& a) {
   const Tensor& dy = a.grad_out[0];
@@ -69,7 +46,9 @@ void backward(const Products& p, const BackwardArgs& a) {
     matmul(a.grad_in[0].tensor, dy, a.in[1], p.input_grad(), a.grad_in[0].mode, a.scratch, stream);
   }
   if (a.grad_in[1]) {
-    weight_gradient(p, a.grad_in[1], a.in[0], dy, a.scratch, stream);
+    const Tensor &x = a.in[0], &turned = p.out_in() ? dy : x, &other = p.out_in() ? x : dy;
+    matmul(
+        a.grad_in[1].tensor, turned, other, p.weight_grad(), a.grad_in[1].mode, a.scratch, stream);
   }
   if (a.grad_in.size() > 2 && a.grad_in[2]) {
     cpu::sum_rows(a.grad_in[2], dy, a.scratch);

@@ -29,9 +29,12 @@ struct Head {
   MatmulShape input_grad(std::int64_t rows, std::int64_t width) const {
     return {rows, C, width, 1, MatmulForm::ab, dtype, DType::f32};
   }
+  /// Whether d logits are written a second time, transposed, while they are at hand.
+  bool turns() const { return !matmul_reads_transposed(dtype); }
   // dW (width, C) = dlogits^T (width, rows) * x (rows, C)
   MatmulShape weight_grad(std::int64_t rows, std::int64_t width) const {
-    return {width, C, rows, 1, MatmulForm::ab, dtype, DType::f32};
+    const MatmulForm form = turns() ? MatmulForm::ab : MatmulForm::atb;
+    return {width, C, rows, 1, form, dtype, DType::f32};
   }
   std::int64_t chunk_rows() const { return std::min(M, kLossRows); }
   std::int64_t chunk_columns() const { return std::min(V, kLossColumns); }
@@ -62,7 +65,7 @@ struct Head {
     const std::int64_t chunk = chunk_rows() * chunk_columns();
     const bool rounds = dtype != DType::f32;
     return row_bytes() + cpu::aligned_bytes(chunk_rows() * V * size_bytes(DType::f32)) +
-           (rounds ? 2 : 1) * cpu::aligned_bytes(chunk * size_bytes(dtype)) +
+           ((rounds ? 1 : 0) + (turns() ? 1 : 0)) * cpu::aligned_bytes(chunk * size_bytes(dtype)) +
            (rounds ? cpu::aligned_bytes(chunk_rows() * C * size_bytes(DType::f32)) : 0) +
            std::max({product_bytes(&Head::logits),
                      product_bytes(&Head::input_grad),
@@ -122,7 +125,7 @@ void evaluate(const Head& head, const ForwardArgs& a) {
 }
 
 /// Training of up to kLossRows rows. All their logits exist at once, chunk after chunk of columns;
-/// of their gradient, one chunk and its transposed copy.
+/// of their gradient, one chunk and, where products need it, its transposed copy.
 class RowsTraining {
  public:
   RowsTraining(const Head& head, const BackwardArgs& a, std::int64_t begin, std::int64_t count)
@@ -135,7 +138,9 @@ class RowsTraining {
         rows_(rows_at(scratch_, a.run.batch->targets.data<std::int32_t>() + begin, count)),
         logits_(scratch_.array<float>(count * head.V)) {
     const std::int64_t chunk_bytes = count * head.chunk_columns() * size_bytes(head.dtype);
-    turned_ = scratch_.bytes(chunk_bytes).data();
+    if (head.turns()) {
+      turned_ = scratch_.bytes(chunk_bytes).data();
+    }
     if (rounds()) {
       dlogits_ = scratch_.bytes(chunk_bytes).data();
       dx_ = scratch_.tensor(DType::f32, {count, head.C});
@@ -186,7 +191,8 @@ class RowsTraining {
     const GradSink &dx = args_.grad_in[0], &dw = args_.grad_in[1];
     const Tensor dlogits =
         rounds() ? Tensor(dlogits_, head_.dtype, {count_, width}) : logits(first, width);
-    const Tensor turned = dw ? Tensor(turned_, head_.dtype, {width, count_}) : Tensor();
+    const Tensor turned =
+        dw && turned_ != nullptr ? Tensor(turned_, head_.dtype, {width, count_}) : Tensor();
     cpu::loss_gradient(dlogits,
                        turned,
                        logits(first, width),
@@ -204,7 +210,7 @@ class RowsTraining {
     }
     if (dw) {
       multiply(dw.tensor.rows(first, first + width),
-               turned,
+               turned ? turned : dlogits,
                x_,
                head_.weight_grad(count_, width),
                begin_ == 0 ? dw.mode : Accumulate::add);

@@ -92,6 +92,7 @@ TEST(MatmulBytes, OfLongSumsOverTokensAreTheSameForEveryThreadCount) {
   for (const auto& [m, n] :
        {std::pair<std::int64_t, std::int64_t>{128, 512}, {768, 96}, {33, 65}}) {
     products.push_back({"dW", {.m = m, .n = n, .k = 2048, .form = MatmulForm::ab}});
+    products.push_back({"dW", {.m = m, .n = n, .k = 2048, .form = MatmulForm::atb}});
   }
   check_threads(products, {2, 3, 8, 16}, Accumulate::overwrite);
   check_threads(products, {2, 3, 8, 16}, Accumulate::add);
@@ -117,14 +118,16 @@ TEST(MatmulBytes, AreTheSameForRowsCutAtMultiplesOf256) {
   }
 }
 
-// What other machines would run, as far as this one can: the library's kernels without AVX-512, and
-// without its bf16 products.
+// What other machines would run, as far as this one can: the library's kernels for f32 and without
+// AVX-512, and without its bf16 products.
 TEST(MatmulBytes, AndValuesHoldOnLesserInstructionSets) {
-  for (const char* isa : {"AVX2", "AVX512_CORE"}) {
-    EXPECT_EQ(tests::run_self("MatmulBytes.OfLongSums*:MatmulBytes.*Rows*:Matmul.Agrees*",
-                              {{"ONEDNN_MAX_CPU_ISA", isa}}),
-              0)
-        << isa;
+  for (const auto& [library, ours] :
+       {std::pair{"AVX2", "avx2"}, {"AVX512_CORE_BF16", "avx2"}, {"AVX512_CORE", "avx512"}}) {
+    EXPECT_EQ(
+        tests::run_self("MatmulBytes.OfLongSums*:MatmulBytes.*Rows*:Matmul.AgreesWithFloat64OnOdd*",
+                        {{"ONEDNN_MAX_CPU_ISA", library}, {"STRATA_ISA", ours}}),
+        0)
+        << library;
   }
 }
 

@@ -6,8 +6,10 @@
 
 #include <gtest/gtest.h>
 
+#include "core/cpu/simd.h"
 #include "core/error.h"
 #include "tests/support/matmul_shapes.h"
+#include "tests/support/run_self.h"
 
 namespace strata {
 namespace {
@@ -25,8 +27,10 @@ void check(const Case& c) {
   const MatmulShape& s = c.shape;
   SCOPED_TRACE("m " + std::to_string(s.m) + " n " + std::to_string(s.n) + " k " +
                std::to_string(s.k) + " batch " + std::to_string(s.batch) +
-               (s.form == MatmulForm::ab ? " ab " : " abt ") + std::string(to_string(s.in)) +
-               " to " + std::string(to_string(s.out)) +
+               (s.form == MatmulForm::ab    ? " ab "
+                : s.form == MatmulForm::abt ? " abt "
+                                            : " atb ") +
+               std::string(to_string(s.in)) + " to " + std::string(to_string(s.out)) +
                (c.mode == Accumulate::add ? " add" : " overwrite") + (s.bias ? " bias" : ""));
   const Tensor A = tests::random_values(s.in, s.batch * s.m * s.k, 1);
   const Tensor B = tests::random_values(s.in, s.batch * s.k * s.n, 2);
@@ -43,8 +47,9 @@ void check(const Case& c) {
         double sum = c.mode == Accumulate::add ? value(before, at) : 0.0;
         sum += s.bias ? value(bias, j) : 0.0;
         for (std::int64_t q = 0; q < s.k; ++q) {
-          const std::int64_t b = s.form == MatmulForm::ab ? q * s.n + j : j * s.k + q;
-          sum += value(A, (p * s.m + i) * s.k + q) * value(B, p * s.k * s.n + b);
+          const std::int64_t b = s.form == MatmulForm::abt ? j * s.k + q : q * s.n + j;
+          const std::int64_t a = s.form == MatmulForm::atb ? q * s.m + i : i * s.k + q;
+          sum += value(A, p * s.m * s.k + a) * value(B, p * s.k * s.n + b);
         }
         // Terms are below 1; f32 sums of k of them err by a few ulp of their size.
         const double tolerance =
@@ -67,7 +72,7 @@ TEST(Matmul, AgreesWithFloat64OnOddSizes) {
                           Size{100, 1, 77, 1},
                           Size{300, 520, 20, 1},  // more than one tile where tiles are cut
                           Size{17, 40, 24, 6}}) {
-    for (const MatmulForm form : {MatmulForm::ab, MatmulForm::abt}) {
+    for (const MatmulForm form : {MatmulForm::ab, MatmulForm::abt, MatmulForm::atb}) {
       for (const tests::ProductTypes types : tests::kProductTypes) {
         for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
           for (const bool bias : {false, true}) {
@@ -77,6 +82,12 @@ TEST(Matmul, AgreesWithFloat64OnOddSizes) {
       }
     }
   }
+}
+
+TEST(Matmul, AgreesWithFloat64OnLesserInstructionSets) {
+  EXPECT_EQ(tests::run_self("Matmul.AgreesWithFloat64OnOddSizes:Matmul.NamesItsKernel",
+                            {{"STRATA_ISA", "avx2"}}),
+            0);
 }
 
 TEST(Matmul, RefusesOperandsThatDoNotFit) {
@@ -131,6 +142,10 @@ TEST(Matmul, NamesItsKernel) {
   const MatmulShape f32{.m = 300, .n = 260, .k = 32};
   MatmulShape narrow = f32;
   narrow.in = DType::bf16;
+  const bool panels =
+      cpu::isa_level() == cpu::IsaLevel::avx512 && matmul_library() != "plain loops";
+  EXPECT_EQ(matmul_kernel(f32) == "strata:avx512 panels", panels);
+  EXPECT_EQ(matmul_library().starts_with("f32 avx512 panels, oneDNN"), panels);
   EXPECT_NE(matmul_kernel(f32), "");
   EXPECT_EQ(matmul_kernel(f32).find("copies"), std::string::npos);
   const bool copies = matmul_kernel(narrow).find("on f32 copies") != std::string::npos;

@@ -25,6 +25,7 @@ struct OpCase {
   bool has_backward = true;
   double spread = 1.0;         // operands are uniform in [-spread, spread]
   bool uses_bf16_dot = false;  // bf16 rounds as the machine's dot products do: bits differ by level
+  bool multiplies = false;     // f32 products are our own on AVX-512, the library's elsewhere: also
 };
 
 /// What a run of the node left behind.
@@ -50,7 +51,8 @@ OpOutcome run_op(const OpCase& op, const OpRun& run = {});
 
 /// Checks forward and every gradient against the float64 reference, both accumulation modes, empty
 /// sinks, that backward reads what the node keeps and nothing else, equal bits on 1, 2, 3 threads
-/// and on every instruction set (tolerance where uses_bf16_dot says so), and bf16 against f32.
+/// and on every instruction set (tolerance where the case says that bits differ by level), and bf16
+/// against f32.
 void expect_op_matches_reference(const OpCase& op);
 
 }  // namespace strata::tests

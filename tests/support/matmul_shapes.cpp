@@ -45,9 +45,9 @@ class Collector {
     add(name + " forward", T, out, in, out_in ? abt : ab);
     add(name + " dx", T, in, out, out_in ? ab : abt);
     if (out_in) {
-      add(name + " dW", out, in, T, ab);
+      add(name + " dW", out, in, T, atb);
     } else {
-      add(name + " dW", in, out, T, ab);
+      add(name + " dW", in, out, T, atb);
     }
   }
 

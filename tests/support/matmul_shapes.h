@@ -13,8 +13,8 @@ struct StepProduct {
   MatmulShape shape;
 };
 
-/// Every product of the step over all presets, each shape once: forward, dx and dW (through the
-/// transposed copy) of every linear layer, and the head in chunks of rows and columns. `tokens`:
+/// Every product of the step over all presets, each shape once: forward, dx and dW of every
+/// linear layer, and the head in chunks of rows and columns. `tokens`:
 /// rows of a micro-batch. Widths above `width` are cut to it where they are not summed over.
 std::vector<StepProduct> step_products(std::int64_t tokens, std::int64_t width);
 

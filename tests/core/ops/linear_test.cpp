@@ -17,6 +17,7 @@ OpCase linear_case(std::int64_t B,
                    WeightLayout layout,
                    bool bias) {
   OpCase op{.B = B, .T = T, .record = {}, .reference = {}, .batch = make_batch(B, T, 9)};
+  op.multiplies = true;
   op.record = [=](Graph& graph) {
     const Value x = graph.add_input({B, T, K});
     const bool out_in = layout == WeightLayout::out_in;

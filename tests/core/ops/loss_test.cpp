@@ -16,6 +16,7 @@ using namespace tests;
 
 OpCase loss_case(std::int64_t B, std::int64_t T, std::int64_t V, std::int64_t C) {
   OpCase op{.B = B, .T = T, .record = {}, .reference = {}, .batch = make_batch(B, T, V)};
+  op.multiplies = true;
   op.record = [=](Graph& graph) {
     const Value x = graph.add_input({B, T, C});
     linear_cross_entropy(graph, x, graph.add_param(0, {V, C}));

@@ -1,0 +1,21 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/cpu/matmul.h"
+
+namespace strata::cpu {
+
+/// The f32 product of machines with AVX-512, by panels (core/cpu/panel_avx512.h). Each thread takes
+/// a rectangle of C and packs for itself what it reads, while it multiplies. k is cut in blocks
+/// that depend on k alone, and their sums are added in order: bits depend on the shape alone, and
+/// A^T * B needs no transposed copy.
+bool has_panel_product(const MatmulShape& shape);
+std::int64_t panel_product_scratch_bytes(const MatmulShape& shape);
+void panel_product(const ProductOperands& operands,
+                   const MatmulShape& shape,
+                   Accumulate mode,
+                   std::span<std::byte> scratch);
+
+}  // namespace strata::cpu
