@@ -80,6 +80,11 @@ void print_end(const TrainResult& r, bool json) {
                static_cast<long long>(r.step),
                r.checkpoint.c_str());
   if (json) {
+    nlohmann::json model = nlohmann::json::array();
+    for (const ModelBytes& m : r.model_bytes) {
+      model.push_back(
+          {{"weights_bytes", m.weights}, {"grads_bytes", m.grads}, {"state_bytes", m.state}});
+    }
     const nlohmann::json object{
         {"step", r.step},
         {"loss", r.loss},
@@ -88,6 +93,7 @@ void print_end(const TrainResult& r, bool json) {
         {"planned_bytes", r.planned_bytes},
         {"ledger_peak_bytes", r.ledger_peak_bytes},
         {"resident_peak_bytes", r.resident_peak_bytes},
+        {"model_by_rank", model},
         {"checkpoint", r.checkpoint.string()},
         {"interrupted", r.interrupted}};
     std::printf("%s\n", object.dump().c_str());

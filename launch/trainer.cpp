@@ -282,6 +282,7 @@ TrainResult Trainer::run() {
   result_.different_peaks =
       different_peaks(engine_.blueprint().plan().tiers.at(kDevice), engine_.ledger());
   result_.resident_peak_bytes = resident_set().peak_bytes;
+  result_.model_bytes = gather_model_bytes(ranks_, engine_.ledger());
   return result_;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/job.h"
+#include "launch/model_bytes.h"
 #include "launch/plan_report.h"
 #include "launch/run_dir.h"
 
@@ -19,6 +20,7 @@ struct TrainResult {
   std::optional<double> validation_loss;
   std::int64_t planned_bytes = 0, ledger_peak_bytes = 0, resident_peak_bytes = 0;
   std::vector<LabelPeaks> different_peaks;
+  std::vector<ModelBytes> model_bytes;  // by rank
   std::filesystem::path checkpoint;
   bool interrupted = false;
 };

@@ -183,6 +183,90 @@ TEST_F(Ranks, ACheckpointOfThreeGoesOnWithAnyNumber) {
   }
 }
 
+/// Bytes of a rank with N of them, f32, AdamW (specification B1): weights and gradients whole, two
+/// moments of the rank's shards. Tensors begin at multiples of 64 bytes and packs end at pages.
+void expect_zero_1(const nlohmann::json& ranks, double parameters, double packs, double tensors) {
+  const auto N = static_cast<double>(ranks.size());
+  const double slack = packs * 4096 + tensors * 64;
+  double state = 0;
+  for (const auto& rank : ranks) {
+    EXPECT_NEAR(rank["weights_bytes"].get<double>(), 4 * parameters, slack);
+    EXPECT_NEAR(rank["grads_bytes"].get<double>(), 4 * parameters, slack);
+    // Cuts are multiples of 4096 elements, of 8 bytes here.
+    EXPECT_NEAR(rank["state_bytes"].get<double>(), 8 * parameters / N, slack + 2 * 4096 * 8);
+    state += rank["state_bytes"].get<double>();
+  }
+  EXPECT_NEAR(state, 8 * parameters, N * slack);
+}
+
+TEST_F(Ranks, ZeroDividesTheStateAndNothingElse) {
+  for (const int ranks : {2, 4}) {
+    const CommandEnd end = run_command(
+        train("run" + std::to_string(ranks),
+              {"--model.preset=tiny-llama", "--train.steps=1", "--model.C=256", "--json"}),
+        {.ranks = ranks});
+    ASSERT_EQ(end.exit_code, 0) << end.text();
+    const auto object = nlohmann::json::parse(end.out);
+    const CommandEnd plan = run_command({"plan",
+                                         "--model.preset=tiny-llama",
+                                         "--model.C=256",
+                                         "--train.seq_len=32",
+                                         "--train.batch_tokens=256",
+                                         "--train.micro_batch=1",
+                                         "--ranks",
+                                         std::to_string(ranks),
+                                         "--json"});
+    const auto planned = nlohmann::json::parse(plan.out);
+    ASSERT_EQ(object["model_by_rank"].size(), static_cast<std::size_t>(ranks));
+    expect_zero_1(object["model_by_rank"], planned["parameters"].get<double>(), 6, 60);
+    for (std::size_t r = 0; r < static_cast<std::size_t>(ranks); ++r) {
+      EXPECT_EQ(object["model_by_rank"][r]["state_bytes"], planned["ranks"][r]["state_bytes"]);
+    }
+  }
+}
+
+TEST_F(Ranks, PlansTellOfOtherPlacingsAndOfEveryRank) {
+  const Words base = {"plan",
+                      "--model.preset=tiny-gpt2",
+                      "--train.seq_len=32",
+                      "--train.batch_tokens=256",
+                      "--train.micro_batch=1",
+                      "--ranks=3"};
+  const auto plan = [&](const Words& more) {
+    const CommandEnd end = run_command(join(base, join(more, {"--json"})));
+    EXPECT_EQ(end.exit_code, 0) << end.text();
+    return nlohmann::json::parse(end.out);
+  };
+  const auto told = plan({});
+  ASSERT_EQ(told["ranks"].size(), 3u);
+  EXPECT_EQ(told["ranks"][0]["micro_batches"], 2);
+  EXPECT_EQ(told["ranks"][1]["micro_batches"], 3);
+  ASSERT_EQ(told["placements"].size(), 4u);
+  for (const auto& option : told["placements"]) {  // each is what a plan with it says
+    const auto other = plan({"--" + option["setting"].get<std::string>()});
+    EXPECT_EQ(other["peak_bytes"], option["peak_bytes"]) << option;
+    EXPECT_EQ(option["saved_bytes"].get<std::int64_t>(),
+              told["peak_bytes"].get<std::int64_t>() - other["peak_bytes"].get<std::int64_t>());
+  }
+  const CommandEnd text = run_command(join(base, {"--explain"}));
+  EXPECT_NE(text.out.find("parallel.zero=0"), std::string::npos) << text.out;
+  expect_refused(run_command({"plan", "--ranks=0"}), 2, {"--ranks", "1 to 4096", "'0'"});
+}
+
+TEST_F(Ranks, SlowZeroDividesTheStateOfGpt2) {
+  for (const int ranks : {2, 4}) {
+    const std::string name = "run" + std::to_string(ranks);
+    const CommandEnd end = run_command(
+        train(
+            name,
+            {"--model.preset=gpt2-124m", "--train.steps=1", "--train.batch_tokens=128", "--json"}),
+        {.ranks = ranks, .timeout = seconds(600)});
+    ASSERT_EQ(end.exit_code, 0) << end.text();
+    expect_zero_1(nlohmann::json::parse(end.out)["model_by_rank"], 124439808, 14, 148);
+    fs::remove_all(dir_ / name);
+  }
+}
+
 /// Kills one rank of two at some moment and resumes.
 class LostRank : public Ranks {
  protected:
