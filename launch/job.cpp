@@ -149,6 +149,11 @@ std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& conf
 
 }  // namespace
 
+/// A tree has several sums alive; layer by layer they are those of one block.
+Order default_order(Summation summation) {
+  return summation == Summation::elastic ? Order::layer_major : Order::micro_batch_major;
+}
+
 Job make_job(Settings settings,
              const std::filesystem::path& checkpoint,
              Text text,
@@ -200,8 +205,7 @@ Computation computation_of(const Settings& settings,
   c.place = place;
   c.dtype = config.train.dtype;
   c.summation = config.summation;
-  c.order = config.train.order.value_or(
-      c.summation == Summation::elastic ? Order::layer_major : Order::micro_batch_major);
+  c.order = config.train.order.value_or(default_order(c.summation));
   c.sharded_update = config.sharded_update;
   c.update = config.update;
   c.method = config.optim.method;

@@ -37,6 +37,9 @@ Job make_job(Settings settings,
              Text text,
              RankPlace place = {});
 
+/// The order of blocks and micro-batches when train.order leaves it open.
+Order default_order(Summation summation);
+
 // The parts of make_job that a change of settings repeats.
 /// Derives what depends on the model and the method. Throws config.
 void complete(Settings& settings, const models::ModelConfig& model);

@@ -49,6 +49,7 @@ std::vector<PlacementOption> placement_options(const Planned& planned) {
   c = now;
   const bool elastic = now.summation == Summation::elastic;
   c.summation = elastic ? Summation::run : Summation::elastic;
+  c.order = default_order(c.summation);
   add(elastic ? "numerics.deterministic=run" : "numerics.deterministic=elastic",
       c,
       elastic ? "other bits, and they depend on the number of ranks"
