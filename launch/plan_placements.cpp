@@ -1,5 +1,6 @@
 #include "launch/plan_placements.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include <fmt/format.h>
@@ -16,6 +17,21 @@ const offload::TierPlan& device_of(const Blueprint& blueprint) {
   return blueprint.plan().tiers.at(kDevice);
 }
 
+std::vector<RankPeak> peaks(Computation c) {
+  std::vector<RankPeak> ranks;
+  for (c.place.rank = 0; c.place.rank < c.place.world; ++c.place.rank) {
+    const Blueprint blueprint(c);
+    const offload::TierPlan& device = device_of(blueprint);
+    const Program& step = blueprint.step_program();
+    ranks.push_back({c.place.rank,
+                     device.peak_bytes,
+                     device.arena_bytes,
+                     device.labels.at("state"),
+                     step.last_micro_batch - step.first_micro_batch});
+  }
+  return ranks;
+}
+
 std::string signed_bytes(std::int64_t bytes) {
   return bytes < 0 ? "-" + bytes_text(-bytes) : bytes_text(bytes);
 }
@@ -27,10 +43,10 @@ std::vector<PlacementOption> placement_options(const Planned& planned) {
   const std::int64_t peak = device_of(*planned.blueprint).peak_bytes;
   std::vector<PlacementOption> options;
   const auto add = [&](const char* setting, const Computation& other, const char* cost) {
-    const Blueprint blueprint(other);
-    const offload::TierPlan& device = device_of(blueprint);
+    const std::vector<RankPeak> ranks = peaks(other);
+    const RankPeak most = *std::ranges::max_element(ranks, {}, &RankPeak::reserved_bytes);
     options.push_back(
-        {setting, device.peak_bytes, device.arena_bytes, peak - device.peak_bytes, cost});
+        {setting, most.peak_bytes, most.reserved_bytes, peak - most.peak_bytes, cost});
   };
   Computation c = now;
   const bool layers = now.order == Order::layer_major;
@@ -77,19 +93,7 @@ void print_placements(const std::vector<PlacementOption>& options) {
 }
 
 std::vector<RankPeak> rank_peaks(const Planned& planned) {
-  std::vector<RankPeak> ranks;
-  Computation c = planned.blueprint->computation();
-  for (c.place.rank = 0; c.place.rank < c.place.world; ++c.place.rank) {
-    const Blueprint blueprint(c);
-    const offload::TierPlan& device = device_of(blueprint);
-    const Program& step = blueprint.step_program();
-    ranks.push_back({c.place.rank,
-                     device.peak_bytes,
-                     device.arena_bytes,
-                     device.labels.at("state"),
-                     step.last_micro_batch - step.first_micro_batch});
-  }
-  return ranks;
+  return peaks(planned.blueprint->computation());
 }
 
 void print_ranks(const std::vector<RankPeak>& ranks) {
