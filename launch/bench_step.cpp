@@ -13,9 +13,9 @@
 #include "launch/activations.h"
 #include "launch/args.h"
 #include "launch/bench.h"
+#include "launch/ranks.h"
 #include "launch/report.h"
 #include "models/model.h"
-#include "parallel/self_communicator.h"
 
 namespace strata::launch {
 namespace {
@@ -159,11 +159,11 @@ std::int64_t page_faults() {
 /// A model in training on random tokens.
 class StepBench {
  public:
-  StepBench(const Computation& c, Planned planned, std::int64_t steps)
+  StepBench(const Computation& c, Planned planned, std::int64_t steps, Communicator& ranks)
       : computation_(c),
         steps_(steps),
         batches_(random_batches(c)),
-        engine_(std::move(planned.blueprint), planned.budgets, ranks_) {
+        engine_(std::move(planned.blueprint), planned.budgets, ranks) {
     engine_.start(1, {});
   }
   json run();
@@ -171,7 +171,10 @@ class StepBench {
  private:
   void step() {
     scalars_.inputs.info = {.step = ++done_, .seed = 1, .lr = 1e-4};
-    scalars_.inputs.batches = batches_;
+    const Program& program = engine_.blueprint().step_program();
+    const auto first = static_cast<std::size_t>(program.first_micro_batch);
+    scalars_.inputs.batches = std::span<const MicroBatch>(batches_).subspan(
+        first, static_cast<std::size_t>(program.last_micro_batch) - first);
     scalars_.inputs.loss_tokens = tokens();
     scalars_.inputs.clip = 1.0;
     engine_.step(scalars_);
@@ -181,7 +184,6 @@ class StepBench {
   Computation computation_;
   std::int64_t steps_;
   std::vector<MicroBatch> batches_;
-  parallel::SelfCommunicator ranks_;
   Engine engine_;
   StepScalars scalars_;
   std::int64_t done_ = 0;
@@ -230,20 +232,21 @@ json StepBench::run() {
           {"loss", scalars_.loss}};
 }
 
-}  // namespace
-
-int bench_step(Words words) {
-  const Args args = parse(words);
-  if (args.help()) {
-    return 0;
-  }
-  const Computation c = computation_of(args);
+int run_on(Communicator& ranks, const Args& args) {
+  Computation c;
+  together(ranks, [&] { c = computation_of(args); });
+  share_cores(ranks, 0);
+  c.place = place_of(ranks);
   Planned planned = plan_activations(c, memory_of(args));
   const std::string recompute = offload::to_string(planned.blueprint->computation().recompute);
   const double extra = planned.blueprint->recompute_flops() / planned.blueprint->step_flops();
-  json report = StepBench(c, std::move(planned), args.integer("--steps")).run();
+  json report = StepBench(c, std::move(planned), args.integer("--steps"), ranks).run();
   report["recompute"] = recompute;
   report["recompute_percent"] = 100 * extra;
+  if (ranks.rank() > 0) {
+    return 0;
+  }
+  report["ranks"] = ranks.size();
   report["model"] = args.text("--model");
   report["batch"] = c.B;
   report["seq"] = c.T;
@@ -259,6 +262,17 @@ int bench_step(Words words) {
     print_step_report(report);
   }
   return 0;
+}
+
+}  // namespace
+
+int bench_step(Words words) {
+  const Args args = parse(words);
+  if (args.help()) {
+    return 0;
+  }
+  constexpr double kTimeoutSeconds = 600;
+  return with_ranks(kTimeoutSeconds, [&](Communicator& ranks) { return run_on(ranks, args); });
 }
 
 }  // namespace strata::launch
