@@ -6,6 +6,11 @@
 
 #include <gtest/gtest.h>
 
+#include "core/ops/activation.h"
+#include "core/ops/linear.h"
+#include "core/ops/residual.h"
+#include "core/runtime.h"
+
 namespace strata {
 namespace {
 
@@ -294,6 +299,70 @@ TEST(BlockProgram, RedoesWhatItDoesNotSaveThroughChains) {
     EXPECT_NEAR(
         gradients[3][static_cast<std::size_t>(i)], g * dp * x, 1e-5f * std::abs(g * dp * x));
   }
+}
+
+/// h = x w1; a = gelu(h); s = a + dropout(dropout(a)); y = s w2: of h, a and s only s is read by
+/// the second product, and s comes back from h through both masks.
+class Dropped final : public Block {
+ public:
+  Dropped() {
+    spec_.params = {{{0, "w1", Role::matrix, {3, 40}}, {}}, {{1, "w2", Role::matrix, {40, 3}}, {}}};
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "dropped"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    const Value a = gelu_tanh(g, linear(g, x, params[0], {}, WeightLayout::in_out));
+    const Value s = residual_dropout(g, a, dropout(g, a, 0.5f), 0.5f);
+    return linear(g, s, params[1], {}, WeightLayout::in_out);
+  }
+
+ private:
+  BlockSpec spec_;
+};
+
+TEST(BlockProgram, RedoesDropoutUnderTheSameMasks) {
+  using Keep = BlockProgram::Keep;
+  const Dropped block;
+  const auto fill = [](const Tensor& t) {
+    for (std::int64_t i = 0; i < t.numel(); ++i) {
+      t.data<float>()[i] = static_cast<float>((7 * i) % 11) * 0.25f - 1.f;
+    }
+  };
+  std::vector<std::vector<float>> gradients;
+  for (const Keep keep : {Keep::all, Keep::products}) {
+    const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train, keep);
+    EXPECT_EQ(program.saved_bytes(), (keep == Keep::all ? 2 : 1) * 2 * 40 * 4);
+    Buffers r(program);
+    const Tensor w1 = Tensor::zeros(DType::f32, {3, 40}), w2 = Tensor::zeros(DType::f32, {40, 3});
+    const Tensor dw1 = Tensor::zeros(DType::f32, {3, 40}), dw2 = Tensor::zeros(DType::f32, {40, 3});
+    for (const Tensor& t : {r.x, r.dy, w1, w2}) {
+      fill(t);
+    }
+    const std::vector<Tensor> params{w1, w2};
+    const std::vector<GradSink> sinks{{dw1, Accumulate::overwrite}, {dw2, Accumulate::overwrite}};
+    MicroBatch batch;
+    batch.first_sample = 5;
+    const RunContext run{.batch = &batch,
+                         .seed = 3,
+                         .step = 2,
+                         .block = 1,
+                         .training = true,
+                         .stream = &compute_stream()};
+    const BlockProgram::Bytes bytes{.input = {r.x.bytes(), 24},
+                                    .output = {r.y.bytes(), 24},
+                                    .input_grad = {r.dx.bytes(), 24},
+                                    .output_grad = {r.dy.bytes(), 24},
+                                    .saved = r.saved,
+                                    .workspace = r.workspace,
+                                    .params = params,
+                                    .param_grads = sinks};
+    program.forward(bytes, run);
+    std::fill(r.workspace.begin(), r.workspace.end(), std::byte{0xff});
+    program.backward(bytes, run);
+    gradients.push_back({dw2.data<float>(), dw2.data<float>() + dw2.numel()});
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
+  EXPECT_TRUE(std::ranges::any_of(gradients[0], [](float g) { return g != 0; }));
 }
 
 TEST(BlockProgram, ColumnsAreViewsOfTheirOwnerAndOfItsGradient) {
