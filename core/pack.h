@@ -24,13 +24,14 @@ enum class PackClass : std::uint8_t {
   boundary,       // input of a block for one micro-batch
   boundary_grad,  // gradient of that input
   saved,          // activation slots of a block for one micro-batch
-  workspace,      // scratch of the instruction that runs
+  workspace,      // scratch of the instruction that runs; the last block has one of its own
 };
 std::string_view to_string(PackClass cls);
 
 /// Names a pack in programs, plans and ledgers. `micro_batch` is global and set for boundary,
 /// boundary_grad and saved; grads and borrowed_grads of a second and later partial sum of a rank
-/// have its first micro-batch there. `block` is -1 for workspace.
+/// have its first micro-batch there. `block` is -1 for the
+/// workspace that blocks share.
 struct PackKey {
   PackClass cls = PackClass::weights;
   int block = -1;

@@ -126,7 +126,12 @@ void forward_effects(Table& t, const Instruction& i) {
   const bool last = i.block == t.program.blocks - 1;
   const bool train = t.program.kind == ProgramKind::train;
   t.read_weights(i.block);
-  t.use_workspace();
+  if (last) {  // logits need far more than the rest of a step: not for longer than they are there
+    t.e.creates.push_back({workspace, i.block});
+    t.e.ends.push_back({workspace, i.block});
+  } else {
+    t.use_workspace();
+  }
   if (i.block > 0) {
     t.e.reads.push_back({boundary, i.block, i.micro_batch});
   }

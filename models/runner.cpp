@@ -109,7 +109,9 @@ PackSizes GraphRunner::pack_sizes() const {
   std::int64_t workspace_bytes = 0;
   for (int b = 0; b <= m.last(); ++b) {
     const Impl::Stage& stage = m.stage(b);
-    workspace_bytes = std::max(workspace_bytes, stage.program->workspace_bytes());
+    if (b < m.last()) {
+      workspace_bytes = std::max(workspace_bytes, stage.program->workspace_bytes());
+    }
     sizes[{weights, b}] = stage.weights.size_bytes;
     if (train) {
       sizes[{grads, b}] = stage.grads.size_bytes;
@@ -139,6 +141,7 @@ PackSizes GraphRunner::pack_sizes() const {
     }
   }
   sizes[{workspace}] = as_pack(workspace_bytes);
+  sizes[{workspace, m.last()}] = as_pack(m.stage(m.last()).program->workspace_bytes());
   return sizes;
 }
 
@@ -208,7 +211,7 @@ BlockProgram::Bytes GraphRunner::Impl::bytes(const Instruction& i, const Held& p
   if (config.use == Use::train) {
     b.saved = packs[{saved, i.block, i.micro_batch}];
   }
-  b.workspace = packs[{workspace}];
+  b.workspace = i.block < last() ? packs[{workspace}] : packs[{workspace, i.block}];
   return b;
 }
 

@@ -6,6 +6,11 @@
 
 #include <gtest/gtest.h>
 
+#include "core/ops/activation.h"
+#include "core/ops/linear.h"
+#include "core/ops/residual.h"
+#include "core/runtime.h"
+
 namespace strata {
 namespace {
 
@@ -55,14 +60,15 @@ class Polynomial final : public Block {
   BlockSpec spec_;
 };
 
-/// y = 2 * x for rows that need not be one behind the other; its gradient is made from x again.
-Value twice(Graph& g, Value x) {
+/// y = 2 * x for rows that need not be one behind the other; its gradient is made from x again, if
+/// that is kept.
+Value twice(Graph& g, Value x, std::uint32_t keeps_in = 1) {
   const Value y = g.add_result(DType::f32, g.shape(x));
   Node node;
   node.op = "twice";
   node.in = {x};
   node.out = {y};
-  node.keeps_in = 1;
+  node.keeps_in = keeps_in;
   const auto at = [](const Tensor& t, std::int64_t row, std::int64_t c) -> float& {
     return t.data<float>()[row * t.strides()[1] + c];
   };
@@ -73,14 +79,42 @@ Value twice(Graph& g, Value x) {
       }
     }
   };
-  node.backward = [at](const BackwardArgs& back) {
+  node.backward = [at, keeps_in](const BackwardArgs& back) {
     const GradSink& to = back.grad_in[0];
     for (std::int64_t row = 0; row < 2; ++row) {
       for (std::int64_t c = 0; c < to.tensor.shape().back(); ++c) {
-        const float d = 2 * at(back.grad_out[0], row, c) + 0 * at(back.in[0], row, c);
+        const float d =
+            2 * at(back.grad_out[0], row, c) + (keeps_in != 0 ? 0 * at(back.in[0], row, c) : 0);
         float& sum = at(to.tensor, row, c);
         sum = to.mode == Accumulate::add ? sum + d : d;
       }
+    }
+  };
+  g.add_node(std::move(node));
+  return y;
+}
+
+/// (1, 2, 1) and (1, 2, 2) side by side.
+Value join(Graph& g, Value a, Value b) {
+  const Value y = g.add_result(DType::f32, {1, 2, 3});
+  Node node;
+  node.op = "join";
+  node.in = {a, b};
+  node.out = {y};
+  node.forward = [](const ForwardArgs& f) {
+    for (std::int64_t row = 0; row < 2; ++row) {
+      float* const to = f.out[0].data<float>() + 3 * row;
+      to[0] = f.in[0].data<float>()[row];
+      to[1] = f.in[1].data<float>()[2 * row];
+      to[2] = f.in[1].data<float>()[2 * row + 1];
+    }
+  };
+  node.backward = [](const BackwardArgs& back) {
+    for (std::int64_t row = 0; row < 2; ++row) {
+      const float* const from = back.grad_out[0].data<float>() + 3 * row;
+      back.grad_in[0].tensor.data<float>()[row] = from[0];
+      back.grad_in[1].tensor.data<float>()[2 * row] = from[1];
+      back.grad_in[1].tensor.data<float>()[2 * row + 1] = from[2];
     }
   };
   g.add_node(std::move(node));
@@ -102,32 +136,6 @@ class Columned final : public Block {
   }
 
  private:
-  /// (1, 2, 1) and (1, 2, 2) side by side.
-  static Value join(Graph& g, Value a, Value b) {
-    const Value y = g.add_result(DType::f32, {1, 2, 3});
-    Node node;
-    node.op = "join";
-    node.in = {a, b};
-    node.out = {y};
-    node.forward = [](const ForwardArgs& f) {
-      for (std::int64_t row = 0; row < 2; ++row) {
-        float* const to = f.out[0].data<float>() + 3 * row;
-        to[0] = f.in[0].data<float>()[row];
-        to[1] = f.in[1].data<float>()[2 * row];
-        to[2] = f.in[1].data<float>()[2 * row + 1];
-      }
-    };
-    node.backward = [](const BackwardArgs& back) {
-      for (std::int64_t row = 0; row < 2; ++row) {
-        const float* const from = back.grad_out[0].data<float>() + 3 * row;
-        back.grad_in[0].tensor.data<float>()[row] = from[0];
-        back.grad_in[1].tensor.data<float>()[2 * row] = from[1];
-        back.grad_in[1].tensor.data<float>()[2 * row + 1] = from[2];
-      }
-    };
-    g.add_node(std::move(node));
-    return y;
-  }
   BlockSpec spec_;
 };
 
@@ -195,6 +203,48 @@ TEST(BlockProgram, RecomputeLeavesTheOutputAloneAndRestoresTheSlots) {
   bytes.output = {};
   program.forward(bytes, run);
   EXPECT_EQ(r.saved, kept);
+}
+
+/// y = (2 a, 2 b) x, where a and b are columns of x * w that nobody keeps.
+class ColumnedOnce final : public Block {
+ public:
+  ColumnedOnce() { spec_.params = {{{0, "w", Role::matrix, {1, 2, 3}}, {}}}; }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "columned_once"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    const Value p = multiply(g, x, params[0]);
+    const Value a = twice(g, g.add_columns(p, 0, 1), 0), b = twice(g, g.add_columns(p, 1, 2), 0);
+    return multiply(g, join(g, a, b), x);
+  }
+
+ private:
+  BlockSpec spec_;
+};
+
+TEST(BlockProgram, RecomputeFollowsColumnsToWhatTheyShow) {
+  const ColumnedOnce block;
+  const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train);
+  Buffers r(program);
+  std::fill(r.workspace.begin(), r.workspace.end(), std::byte{0xff});
+  for (int i = 0; i < 6; ++i) {
+    r.x.data<float>()[i] = static_cast<float>(i + 1);
+    r.w.data<float>()[i] = static_cast<float>(7 - i);
+  }
+  const std::vector<Tensor> params{r.w};
+  const RunContext run;
+  program.forward({.input = {r.x.bytes(), 24},
+                   .output = {},
+                   .input_grad = {},
+                   .output_grad = {},
+                   .saved = r.saved,
+                   .workspace = r.workspace,
+                   .params = params,
+                   .param_grads = {}},
+                  run);
+  const auto* const joined = reinterpret_cast<const float*>(r.saved.data());
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(joined[i], 2 * r.x.data<float>()[i] * r.w.data<float>()[i]) << i;
+  }
 }
 
 TEST(BlockProgram, KeepsOnlyWhatBackwardReadsAndNothingInEvaluation) {
@@ -294,6 +344,70 @@ TEST(BlockProgram, RedoesWhatItDoesNotSaveThroughChains) {
     EXPECT_NEAR(
         gradients[3][static_cast<std::size_t>(i)], g * dp * x, 1e-5f * std::abs(g * dp * x));
   }
+}
+
+/// h = x w1; a = gelu(h); s = a + dropout(dropout(a)); y = s w2: of h, a and s only s is read by
+/// the second product, and s comes back from h through both masks.
+class Dropped final : public Block {
+ public:
+  Dropped() {
+    spec_.params = {{{0, "w1", Role::matrix, {3, 40}}, {}}, {{1, "w2", Role::matrix, {40, 3}}, {}}};
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "dropped"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    const Value a = gelu_tanh(g, linear(g, x, params[0], {}, WeightLayout::in_out));
+    const Value s = residual_dropout(g, a, dropout(g, a, 0.5f), 0.5f);
+    return linear(g, s, params[1], {}, WeightLayout::in_out);
+  }
+
+ private:
+  BlockSpec spec_;
+};
+
+TEST(BlockProgram, RedoesDropoutUnderTheSameMasks) {
+  using Keep = BlockProgram::Keep;
+  const Dropped block;
+  const auto fill = [](const Tensor& t) {
+    for (std::int64_t i = 0; i < t.numel(); ++i) {
+      t.data<float>()[i] = static_cast<float>((7 * i) % 11) * 0.25f - 1.f;
+    }
+  };
+  std::vector<std::vector<float>> gradients;
+  for (const Keep keep : {Keep::all, Keep::products}) {
+    const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train, keep);
+    EXPECT_EQ(program.saved_bytes(), (keep == Keep::all ? 2 : 1) * 2 * 40 * 4);
+    Buffers r(program);
+    const Tensor w1 = Tensor::zeros(DType::f32, {3, 40}), w2 = Tensor::zeros(DType::f32, {40, 3});
+    const Tensor dw1 = Tensor::zeros(DType::f32, {3, 40}), dw2 = Tensor::zeros(DType::f32, {40, 3});
+    for (const Tensor& t : {r.x, r.dy, w1, w2}) {
+      fill(t);
+    }
+    const std::vector<Tensor> params{w1, w2};
+    const std::vector<GradSink> sinks{{dw1, Accumulate::overwrite}, {dw2, Accumulate::overwrite}};
+    MicroBatch batch;
+    batch.first_sample = 5;
+    const RunContext run{.batch = &batch,
+                         .seed = 3,
+                         .step = 2,
+                         .block = 1,
+                         .training = true,
+                         .stream = &compute_stream()};
+    const BlockProgram::Bytes bytes{.input = {r.x.bytes(), 24},
+                                    .output = {r.y.bytes(), 24},
+                                    .input_grad = {r.dx.bytes(), 24},
+                                    .output_grad = {r.dy.bytes(), 24},
+                                    .saved = r.saved,
+                                    .workspace = r.workspace,
+                                    .params = params,
+                                    .param_grads = sinks};
+    program.forward(bytes, run);
+    std::fill(r.workspace.begin(), r.workspace.end(), std::byte{0xff});
+    program.backward(bytes, run);
+    gradients.push_back({dw2.data<float>(), dw2.data<float>() + dw2.numel()});
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
+  EXPECT_TRUE(std::ranges::any_of(gradients[0], [](float g) { return g != 0; }));
 }
 
 TEST(BlockProgram, ColumnsAreViewsOfTheirOwnerAndOfItsGradient) {

@@ -28,7 +28,7 @@ PackSizes fake_sizes(int begin, int end, std::int64_t tokens) {
     }
   }
   sizes[{borrowed_grads, 1}] = numel(0) * 4;
-  sizes[{workspace}] = 4;
+  sizes[{workspace}] = sizes[{workspace, 1}] = 4;
   for (int mb = begin; mb < end; ++mb) {
     sizes[{boundary, 1, mb}] = sizes[{boundary_grad, 1, mb}] = tokens * kFakeC * 4;
     sizes[{grads, 0, mb}] = numel(0) * 4;
