@@ -30,8 +30,7 @@ std::string_view to_string(PackClass cls);
 
 /// Names a pack in programs, plans and ledgers. `micro_batch` is global and set for boundary,
 /// boundary_grad and saved; grads and borrowed_grads of a second and later partial sum of a rank
-/// have its first micro-batch there. `block` is -1 for the
-/// workspace that blocks share.
+/// have its first micro-batch there. `block` is -1 for the workspace that blocks share.
 struct PackKey {
   PackClass cls = PackClass::weights;
   int block = -1;
