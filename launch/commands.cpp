@@ -7,7 +7,6 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "launch/waiting.h"
-#include "parallel/launcher.h"
 
 namespace strata::launch {
 namespace {
@@ -64,7 +63,7 @@ int run(int argc, char** argv) {
   std::vector<std::string> names;
   for (const Command& c : kCommands) {
     if (c.name == words[0]) {
-      if (c.work == Command::Work::computes && !parallel::under_mpi_launcher()) {
+      if (c.work == Command::Work::computes) {
         choose_waiting(argv);
       }
       return c.run(Words(words).subspan(1));

@@ -5,12 +5,15 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 
 #include <fmt/format.h>
 #include <strings.h>
 #include <unistd.h>
+
+#include "parallel/launcher.h"
 
 namespace strata::launch {
 namespace {
@@ -39,6 +42,28 @@ bool machine_is_busy() {
   return 2 * busy > kLooks;
 }
 
+/// Threads that the command line or the environment asks for; 0: none is named.
+int threads_named(char** argv) {
+  constexpr std::string_view kName = "--threads";
+  for (; *argv != nullptr; ++argv) {
+    const std::string_view word = *argv;
+    if (word.starts_with(kName) && word.substr(kName.size()).starts_with('=')) {
+      return std::atoi(*argv + kName.size() + 1);
+    }
+    if (word == kName && argv[1] != nullptr) {
+      return std::atoi(argv[1]);
+    }
+  }
+  const char* const named = std::getenv("OMP_NUM_THREADS");
+  return named == nullptr ? 0 : std::atoi(named);
+}
+
+/// Whether the ranks of this machine have more threads than it has cores. Ranks that are told
+/// nothing share the cores out; and then others that run are each other.
+bool ranks_crowd(int ranks, char** argv) {
+  return ranks * threads_named(argv) > static_cast<int>(std::thread::hardware_concurrency());
+}
+
 }  // namespace
 
 // Measured on two virtual cores, tokens/s of a training step with small products: idle machine
@@ -47,8 +72,9 @@ bool machine_is_busy() {
 // spinning for milliseconds, as libgomp does unasked, is worth 3 to 6 % of gpt2-124m's step where
 // nothing else runs.
 void choose_waiting(char** argv) {
+  const auto ranks = parallel::local_place_from_launcher();
   if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr ||
-      !machine_is_busy()) {
+      (ranks ? !ranks_crowd(ranks->size, argv) : !machine_is_busy())) {
     return;
   }
   std::error_code unknown;  // by its own path, so that ps and top show its name
