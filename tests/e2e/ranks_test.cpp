@@ -337,17 +337,35 @@ TEST_F(Ranks, ARankThatStandsStillIsNamed) {
   EXPECT_NE(end.err.find("parallel.timeout"), std::string::npos) << end.text();
 }
 
-TEST_F(Ranks, ASignalToMpirunSavesOnAllRanksTogether) {
-  const Words base = join(kElastic, {"--model.preset=tiny-gpt2", "--train.steps=60"});
-  const auto straight = run("straight", 0, base);
-  Command command(train("stopped", join(base, {"--checkpoint.every=0"})), {.ranks = 2});
+/// SIGUSR1 reaches the ranks at once. SIGTERM reaches them odls_base_sigkill_timeout seconds after
+/// mpirun has it; as many later they are killed, and mpirun has an exit code of its own.
+class SignalledRanks : public Ranks, public testing::WithParamInterface<int> {};
+
+TEST_P(SignalledRanks, SaveTogetherAndGoOn) {
+  const bool terminated = GetParam() == SIGTERM;
+  const Words base = join(kElastic,
+                          {"--model.preset=tiny-gpt2",
+                           "--model.L=2",
+                           "--model.C=32",
+                           "--train.schedule.kind=constant",
+                           "--checkpoint.every=0"});
+  Command command(
+      train("stopped", join(base, {"--train.steps=1000000"})),
+      {.ranks = 2,
+       .launcher = terminated ? Words{"--mca", "odls_base_sigkill_timeout", "3"} : Words{}});
   ASSERT_TRUE(command.wait_for_err(" 3/"));
-  command.signal(SIGUSR1);
+  command.signal(GetParam());
   const CommandEnd end = command.wait();
-  EXPECT_EQ(end.exit_code, 75) << end.text();
-  run("stopped", 2, join(base, {"--resume=auto"}));
-  expect_identical(straight, dir_ / "stopped");
+  EXPECT_EQ(end.exit_code, terminated ? 1 : 75) << end.text();
+  const std::string stopped = "stopped at step ";
+  const auto at = end.err.find(stopped);
+  ASSERT_NE(at, std::string::npos) << end.text();
+  const int more = std::stoi(end.err.substr(at + stopped.size())) + 10;
+  const Words to_the_end = join(base, {"--train.steps=" + std::to_string(more)});
+  run("stopped", 2, join(to_the_end, {"--resume=auto"}));
+  expect_identical(run("straight", 0, to_the_end), dir_ / "stopped");
 }
+INSTANTIATE_TEST_SUITE_P(Signals, SignalledRanks, testing::Values(SIGUSR1, SIGTERM));
 
 TEST_F(Ranks, MoreRanksThanMicroBatchesAreRefusedOnce) {
   const CommandEnd end = run_command(
