@@ -84,10 +84,10 @@ class ProgramWriter {
       } else {
         update(b, When::applied);
       }
-      if (shape_.world > 1) {
-        add({.op = Op::publish, .block = b, .when = When::applied});
-      }
       add({.op = Op::drop, .block = b, .cls = PackClass::grads});
+    }
+    for (int b = 0; shape_.world > 1 && b <= last(); ++b) {
+      add({.op = Op::publish, .block = b, .when = When::applied});
     }
   }
   Program finish() {
@@ -121,6 +121,10 @@ class ProgramWriter {
 Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
   ProgramWriter w(shape, ProgramKind::train);
   if (order == Order::micro_batch_major) {
+    // Ranks wait for one another where they meet, and on shared cores now one is late, now another:
+    // meeting once instead of after every block lets that even out. The gradients of all blocks
+    // are alive until `decide` anyway.
+    const bool together = shape.world > 1 && mode == UpdateMode::after_norm;
     for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
       const bool final = mb == w.end_mb() - 1;
       for (int b = 0; b <= w.last(); ++b) {
@@ -130,10 +134,13 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
         if (b < w.last()) {
           w.backward(b, mb);
         }
-        if (final) {
+        if (final && !together) {
           w.gradient_complete(b, mode);
         }
       }
+    }
+    for (int b = w.last(); together && b >= 0; --b) {
+      w.gradient_complete(b, mode);
     }
   } else {
     for (int b = 0; b <= w.last(); ++b) {
