@@ -14,6 +14,7 @@
 #include "core/nearest.h"
 #include "core/parallel_for.h"
 #include "launch/machine.h"
+#include "launch/ranks.h"
 
 namespace strata::launch {
 namespace {
@@ -138,6 +139,9 @@ int bench(Words words) {
   std::vector<std::string> names;
   for (const Subject& s : subjects()) {
     if (!words.empty() && words[0] == s.name) {
+      if (s.name != "allreduce") {
+        require_one_rank("bench " + s.name);
+      }
       return s.run(words.subspan(1));
     }
     help += fmt::format("  {:<10} {}\n", s.name, s.help);

@@ -6,34 +6,44 @@
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "launch/ranks.h"
 #include "launch/waiting.h"
 
 namespace strata::launch {
 namespace {
 
+enum class Work : std::uint8_t { none, computes };
+enum class Ranks : std::uint8_t { one, several };
+
 struct Command {
   std::string_view name;
   std::string_view help;
   int (*run)(Words);
-  enum class Work : std::uint8_t { none, computes } work = Work::none;
+  Work work = Work::none;
+  Ranks ranks = Ranks::one;  // whether mpirun may start several; a second one would only repeat
 };
 
 constexpr Command kCommands[] = {
     {"demo", "a whole run in about a minute: train, be killed, resume, tell a story", demo},
-    {"train", "train a model on text", train, Command::Work::computes},
-    {"resume", "go on with a run, with its settings", resume, Command::Work::computes},
+    {"train", "train a model on text", train, Work::computes, Ranks::several},
+    {"resume", "go on with a run, with its settings", resume, Work::computes, Ranks::several},
     {"plan", "what a run will need, exactly, before anything is allocated", plan},
-    {"eval", "loss and perplexity of a model on a text", evaluate, Command::Work::computes},
-    {"generate", "continue a prompt", generate, Command::Work::computes},
+    {"eval", "loss and perplexity of a model on a text", evaluate, Work::computes},
+    {"generate", "continue a prompt", generate, Work::computes},
     {"import", "a Hugging Face directory from another format", import_model},
     {"inspect", "what a checkpoint holds, and where two directories differ", inspect},
     {"config", "every setting, its value and where it came from; the schema", config},
     {"bench",
      "time real steps, the optimizer, or attention on this machine",
      bench,
-     Command::Work::computes},
+     Work::computes,
+     Ranks::several},
     // It tells what the others run under, so it runs under the same.
-    {"doctor", "what this program sees of the machine and uses", doctor, Command::Work::computes},
+    {"doctor",
+     "what this program sees of the machine and uses",
+     doctor,
+     Work::computes,
+     Ranks::several},
 };
 
 void print_help() {
@@ -63,7 +73,10 @@ int run(int argc, char** argv) {
   std::vector<std::string> names;
   for (const Command& c : kCommands) {
     if (c.name == words[0]) {
-      if (c.work == Command::Work::computes) {
+      if (c.ranks == Ranks::one) {
+        require_one_rank(c.name);
+      }
+      if (c.work == Work::computes) {
         choose_waiting(argv);
       }
       return c.run(Words(words).subspan(1));

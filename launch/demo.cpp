@@ -1,6 +1,6 @@
 // strata demo: a whole run in about a minute, with nothing but this program. Writes stories from a
 // grammar whose entropy is known exactly, trains on them, is killed half-way, resumes, and tells a
-// story.
+// story. Trains on two ranks where mpirun can start them: the bits are those of one process.
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -16,12 +16,14 @@
 #include "data/grammar.h"
 #include "launch/args.h"
 #include "launch/commands.h"
+#include "launch/machine.h"
 #include "launch/process.h"
 
 namespace strata::launch {
 namespace {
 
 constexpr int kSteps = 750, kKilledAt = 375;
+constexpr int kPeerLost = static_cast<int>(Errc::comm);
 constexpr std::int64_t kTextBytes = 1 << 20;
 
 void say(const std::string& text) {
@@ -38,6 +40,8 @@ std::vector<std::string> train_words(const std::filesystem::path& dir) {
           fmt::format("--train.steps={}", kSteps),
           "--train.seq_len=256",
           "--train.batch_tokens=2048",
+          "--train.micro_batch=4",
+          "--numerics.deterministic=elastic",
           "--train.schedule.lr=4e-3",
           "--train.schedule.warmup_steps=50",
           fmt::format("--train.eval_every={}", kSteps / 5),
@@ -68,6 +72,61 @@ void require_success(const Ended& ended, const char* what) {
         fmt::format(
             "demo: {} ended with exit code {} and signal {}", what, ended.exit_code, ended.signal));
   }
+}
+
+/// mpirun with two ranks of this program on this machine, the second one with these variables.
+std::vector<std::string> two_ranks(const std::vector<std::string>& words,
+                                   const Environment& of_second) {
+  // Two places whatever an enclosing batch job gives: the files lie on this machine.
+  std::vector<std::string> all{"mpirun", "--host", "localhost:2", "--bind-to", "none"};
+  const auto append = [&all](const std::vector<std::string>& more) {
+    all.insert(all.end(), more.begin(), more.end());
+  };
+  append({"-np", "1", own_path()});
+  append(words);
+  append({":", "-np", "1", "env"});
+  for (const auto& [name, value] : of_second) {
+    all.push_back(name + "=" + value);
+  }
+  all.push_back(own_path());
+  append(words);
+  return all;
+}
+
+/// Open MPI starts nothing for root, as whom containers run, unless told twice.
+Environment of_mpirun() {
+  return {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
+}
+
+/// Whether two ranks of this program start and meet here, each with a core of its own.
+bool two_ranks_meet() {
+  if (cores_allowed() < 2) {
+    return false;
+  }
+  std::vector<std::string> words{"timeout", "30"};
+  const auto probe = two_ranks({"bench", "allreduce", "--size", "1MiB", "--repeats", "1"}, {});
+  words.insert(words.end(), probe.begin(), probe.end());
+  const Ended ended = run_silently(words, of_mpirun());
+  return ended.signal == 0 && ended.exit_code == 0;
+}
+
+/// Trains to its end, or to the step after which one process gets SIGKILL.
+enum class Half : std::uint8_t { first, second };
+Ended train_half(const std::filesystem::path& dir, Half half, bool two) {
+  auto words = train_words(dir);
+  Environment killed;
+  if (half == Half::first) {
+    killed = {{"STRATA_KILL_AT", fmt::format("train.step:{}", kKilledAt)}};
+  } else {
+    words.push_back("--resume=auto");
+  }
+  return two ? run_program(two_ranks(words, killed), of_mpirun()) : run_self(words, killed);
+}
+
+/// mpirun exits with the code of the rank that was killed or of the one that missed it.
+bool was_killed(const Ended& ended, bool two) {
+  return two ? ended.exit_code == 128 + SIGKILL || ended.exit_code == kPeerLost
+             : ended.signal == SIGKILL;
 }
 
 }  // namespace
@@ -109,17 +168,19 @@ int demo(Words words) {
   auto planned = train_words(dir);
   planned.front() = "plan";
   require_success(run_self(planned, {}), "the plan");
-  say(fmt::format("3. training; SIGKILL comes after step {}", kKilledAt));
-  const Ended killed =
-      run_self(train_words(dir), {{"STRATA_KILL_AT", fmt::format("train.step:{}", kKilledAt)}});
-  if (killed.signal != SIGKILL) {
+  const bool two = two_ranks_meet();
+  say(fmt::format(
+      fmt::runtime(two ? "3. training on two ranks of mpirun; SIGKILL comes to one after step {}"
+                       : "3. training; SIGKILL comes after step {}"),
+      kKilledAt));
+  const Ended killed = train_half(dir, Half::first, two);
+  if (!was_killed(killed, two)) {
     require_success(killed, "the first half of the run");
     throw Error(Errc::internal, "demo: the run was to be killed and ended by itself");
   }
-  say("4. killed; resuming from the last checkpoint");
-  auto again = train_words(dir);
-  again.push_back("--resume=auto");
-  require_success(run_self(again, {}), "the second half of the run");
+  say(two ? "4. one was killed, so both ended; both resume from the last checkpoint"
+          : "4. killed; resuming from the last checkpoint");
+  require_success(train_half(dir, Half::second, two), "the second half of the run");
 
   const double loss = validation_loss(dir / "run");
   say(fmt::format("5. validation loss {:.4f} nats a byte, {:.1f} % above the floor of {:.4f}",

@@ -1,6 +1,9 @@
 // strata doctor: what this program sees of the machine, and what of it is in use.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
@@ -12,8 +15,10 @@
 #include "launch/args.h"
 #include "launch/commands.h"
 #include "launch/machine.h"
+#include "launch/ranks.h"
 #include "launch/waiting.h"
 #include "offload/planner.h"
+#include "parallel/launcher.h"
 
 namespace strata::launch {
 namespace {
@@ -28,9 +33,18 @@ std::string typical_kernel(DType dtype) {
 json findings() {
   const MemoryInfo memory = runtime(DeviceKind::cpu).memory_info();
   const std::string pages = huge_pages();
+  const auto place = parallel::local_place_from_launcher();
+  const int threads = place && std::getenv("OMP_NUM_THREADS") == nullptr
+                          ? std::min(cores_allowed(), fair_cores())  // as training sets them
+                          : thread_count();
   return {{"processor", processor_name()},
-          {"threads", thread_count()},
+          {"threads", threads},
           {"cores_online", static_cast<std::int64_t>(sysconf(_SC_NPROCESSORS_ONLN))},
+          {"cores_allowed", cores_allowed()},
+          {"launcher", parallel::under_mpi_launcher()},
+          {"ranks", parallel::ranks_of_launcher()},
+          {"ranks_here", place ? place->size : 1},
+          {"cores_per_rank", fair_cores()},
           {"idle_threads", wait_policy()},
           {"isa", cpu::to_string(cpu::isa_level())},
           {"matmul", matmul_library()},
@@ -44,6 +58,22 @@ json findings() {
           {"huge_pages_given", pages == "always" || pages == "madvise"},
           {"io_engine", std::string(io::make_queue()->engine())},
           {"cuda", false}};
+}
+
+/// Without entering MPI: what a launcher's environment and the affinity mask tell.
+std::string launcher_text(const json& found) {
+  if (!found["launcher"].get<bool>()) {
+    return "none: one process";
+  }
+  const int allowed = found["cores_allowed"], fair = found["cores_per_rank"];
+  return fmt::format("{} ranks, {} of them on this machine, {} of its cores each{}",
+                     found["ranks"].get<int>(),
+                     found["ranks_here"].get<int>(),
+                     fair,
+                     allowed < fair ? fmt::format("; this one may use {}: mpirun --bind-to none "
+                                                  "gives it all",
+                                                  allowed)
+                                    : "");
 }
 
 void print(const json& found) {
@@ -61,11 +91,10 @@ void print(const json& found) {
   const auto cores = found["cores_online"].get<std::int64_t>();
   line("processor", text("processor"));
   line("threads", std::to_string(threads) + " of " + std::to_string(cores) + " cores");
-  if (threads < cores) {
-    line("",
-         "fewer than the machine has: check OMP_NUM_THREADS and the affinity mask (mpirun: "
-         "--bind-to none)");
+  if (threads < cores && !found["launcher"].get<bool>()) {
+    line("", "fewer than the machine has: check OMP_NUM_THREADS and the affinity mask");
   }
+  line("launcher", launcher_text(found));
   line("when idle", text("idle_threads"));
   line("instructions", text("isa") + " (STRATA_ISA=base|avx2|avx512 lowers it)");
   line("products", text("matmul"));
@@ -91,6 +120,9 @@ int doctor(Words words) {
       "doctor", words, {}, {{"--json", "", "print one JSON object", CommandOption::Kind::flag}});
   if (args.help()) {
     return 0;
+  }
+  if (!speaks_first()) {
+    return 0;  // ranks of one machine would say the same
   }
   const json found = findings();
   if (args.flag("--json")) {

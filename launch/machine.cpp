@@ -3,7 +3,14 @@
 #include <algorithm>
 #include <fstream>
 
+#include <sched.h>
+
 namespace strata::launch {
+
+int cores_allowed() {
+  cpu_set_t mask;
+  return sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
+}
 
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");

@@ -3,6 +3,9 @@
 
 namespace strata::launch {
 
+/// Cores that this process may use: its affinity mask.
+int cores_allowed();
+
 /// As the system names the first one; "unknown" where it does not.
 std::string processor_name();
 

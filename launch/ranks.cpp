@@ -11,10 +11,11 @@
 #include <thread>
 #include <vector>
 
-#include <sched.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include "core/parallel_for.h"
+#include "launch/machine.h"
 #include "parallel/launcher.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/self_communicator.h"
@@ -73,11 +74,6 @@ int run_several(Communicator& ranks, const std::function<int(Communicator&)>& bo
   }
 }
 
-int cores_allowed() {
-  cpu_set_t mask;
-  return sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
-}
-
 }  // namespace
 
 void together(Communicator& ranks, const std::function<void()>& work) {
@@ -119,6 +115,23 @@ bool speaks_first() {
   return !place || place->rank == 0;
 }
 
+void require_one_rank(std::string_view command) {
+  if (const int ranks = parallel::ranks_of_launcher(); ranks > 1) {
+    throw Error(Errc::config,
+                fmt::format("strata {} is made for one process, got {} ranks of a launcher; start "
+                            "it without mpirun (train, resume, doctor and bench allreduce take "
+                            "several)",
+                            command,
+                            ranks));
+  }
+}
+
+int fair_cores() {
+  const auto place = parallel::local_place_from_launcher();
+  return std::max(
+      1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) / (place ? std::max(1, place->size) : 1));
+}
+
 void share_cores(Communicator& ranks, std::int64_t threads) {
   const auto place = parallel::local_place_from_launcher();
   if (!place) {
@@ -127,13 +140,11 @@ void share_cores(Communicator& ranks, std::int64_t threads) {
     }
     return;
   }
-  const int allowed = cores_allowed();
-  const int fair =
-      std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) / std::max(1, place->size));
   if (threads > 0 || std::getenv("OMP_NUM_THREADS") == nullptr) {
-    set_thread_count(threads > 0 ? static_cast<int>(threads) : std::min(allowed, fair));
+    set_thread_count(threads > 0 ? static_cast<int>(threads)
+                                 : std::min(cores_allowed(), fair_cores()));
   }
-  const std::int32_t missing = std::max(0, fair - allowed);
+  const std::int32_t missing = std::max(0, fair_cores() - cores_allowed());
   std::vector<std::int32_t> all(static_cast<std::size_t>(ranks.size()));
   ranks.gather_all(std::as_writable_bytes(std::span(all)), std::as_bytes(std::span(&missing, 1)));
   const auto bound = std::find_if(all.begin(), all.end(), [](std::int32_t m) { return m > 0; });

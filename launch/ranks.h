@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "core/communicator.h"
 #include "core/error.h"
@@ -38,6 +39,13 @@ RankPlace place_of(const Communicator& ranks);
 /// Whether this process speaks for its run before ranks have met: alone, or the first of its
 /// machine.
 bool speaks_first();
+
+/// Throws config where a launcher has started several ranks of `command`, which has work for one.
+void require_one_rank(std::string_view command);
+
+/// What a rank gets when the cores of this machine are divided among its ranks; all of them for a
+/// process alone.
+int fair_cores();
 
 /// Divides the cores among the ranks of a machine; `threads` > 0 says how many a rank is to use.
 /// Warns when a launcher has bound ranks to fewer cores than they could have. Collective.

@@ -1,5 +1,6 @@
 #include "parallel/launcher.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -26,6 +27,18 @@ bool under_mpi_launcher() {
     }
   }
   return false;
+}
+
+int ranks_of_launcher() {
+  if (!under_mpi_launcher()) {
+    return 1;  // SLURM_NTASKS stands in the environment of every batch script
+  }
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}) {
+    if (const auto size = number(variable)) {
+      return std::max(1, *size);
+    }
+  }
+  return 1;
 }
 
 std::optional<LocalPlace> local_place_from_launcher() {

@@ -7,6 +7,9 @@ namespace strata::parallel {
 /// variables tell. MPI is entered only then.
 bool under_mpi_launcher();
 
+/// How many ranks it started, before MPI is entered; 1 where nothing tells of more.
+int ranks_of_launcher();
+
 /// Place among the ranks of this machine.
 struct LocalPlace {
   int rank = 0, size = 1;

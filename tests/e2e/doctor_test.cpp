@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "tests/support/command.h"
 
@@ -108,6 +109,29 @@ TEST(Doctor, PrintsAllOfItForPeople) {
                           "io_engine"}) {
     EXPECT_THAT(text, HasSubstr(found[key].get<std::string>())) << key;
   }
+}
+
+TEST(Doctor, SaysWhetherALauncherStartedIt) {
+  EXPECT_EQ(findings({})["ranks"], 1);
+  EXPECT_THAT(doctor({}, {}), HasSubstr("none: one process"));
+  const std::string cores = std::to_string(sysconf(_SC_NPROCESSORS_ONLN));
+  const Environment ranks{{"OMPI_COMM_WORLD_SIZE", "6"},
+                          {"OMPI_COMM_WORLD_LOCAL_SIZE", cores},
+                          {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}};
+  const json found = findings(ranks);
+  EXPECT_EQ(found["ranks"], 6);
+  EXPECT_EQ(found["cores_per_rank"], 1);
+  EXPECT_EQ(found["threads"], 1);
+  EXPECT_THAT(doctor({}, ranks),
+              HasSubstr("6 ranks, " + cores + " of them on this machine, 1 of its cores each"));
+}
+
+TEST(Doctor, SpeaksOnceForAMachine) {
+  EXPECT_EQ(doctor({},
+                   {{"OMPI_COMM_WORLD_SIZE", "2"},
+                    {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+                    {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}}),
+            "");
 }
 
 }  // namespace

@@ -386,5 +386,21 @@ TEST_F(Ranks, AUsedDirectoryIsRefusedByAll) {
   EXPECT_NE(end.err.find("holds an earlier run"), std::string::npos) << end.text();
 }
 
+TEST_F(Ranks, CommandsForOneProcessRefuseSeveralOnce) {
+  for (const Words& words : {Words{"demo"},
+                             Words{"eval", "nothing"},
+                             Words{"plan", "--model.preset=tiny-gpt2"},
+                             Words{"bench", "step"}}) {
+    const CommandEnd end = run_command(words, {.ranks = 2});
+    EXPECT_EQ(end.exit_code, 2) << end.text();
+    EXPECT_EQ(end.out, "");
+    const auto first = end.err.find("is made for one process, got 2 ranks");
+    ASSERT_NE(first, std::string::npos) << end.text();
+    EXPECT_EQ(end.err.find("is made for one process", first + 1), std::string::npos) << end.text();
+  }
+  const CommandEnd alone = run_command({"config", "schema"}, {.ranks = 1});
+  EXPECT_EQ(alone.exit_code, 0) << alone.text();
+}
+
 }  // namespace
 }  // namespace strata::tests
