@@ -62,7 +62,7 @@ TEST_F(Slurm, ARunThatIsThroughIsNotQueuedAgain) {
   program("mpirun", "exit 0\n");
   EXPECT_EQ(submit(""), 0);
   EXPECT_EQ(calls("mpirun"),
-            "--bind-to none --mca odls_base_sigkill_timeout 60 -np 3 strata train --resume=auto "
+            "--bind-to none --mca odls_base_sigkill_timeout 10 -np 3 strata train --resume=auto "
             "-c a file.toml\n");
   EXPECT_EQ(calls("scontrol"), "");
 }
