@@ -25,14 +25,15 @@ struct Subject {
   std::string name;
   std::string help;
   int (*run)(Words);
+  bool takes_ranks = false;
 };
 
 const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all{
-      {"step", "training steps of a preset on random tokens", bench_step},
+      {"step", "training steps of a preset on random tokens", bench_step, true},
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
       {"attention", "attention by length of sequence, against matrix products", bench_attention},
-      {"allreduce", "sums over the ranks of mpirun, against the library's", bench_allreduce},
+      {"allreduce", "sums over the ranks of mpirun, against the library's", bench_allreduce, true},
   };
   return all;
 }
@@ -139,7 +140,7 @@ int bench(Words words) {
   std::vector<std::string> names;
   for (const Subject& s : subjects()) {
     if (!words.empty() && words[0] == s.name) {
-      if (s.name != "allreduce") {
+      if (!s.takes_ranks) {
         require_one_rank("bench " + s.name);
       }
       return s.run(words.subspan(1));

@@ -117,12 +117,13 @@ bool speaks_first() {
 
 void require_one_rank(std::string_view command) {
   if (const int ranks = parallel::ranks_of_launcher(); ranks > 1) {
-    throw Error(Errc::config,
-                fmt::format("strata {} is made for one process, got {} ranks of a launcher; start "
-                            "it without mpirun (train, resume, doctor and bench allreduce take "
-                            "several)",
-                            command,
-                            ranks));
+    throw Error(
+        Errc::config,
+        fmt::format("strata {} is made for one process, got {} ranks of a launcher; start "
+                    "it without mpirun (train, resume, doctor, bench step and bench allreduce take "
+                    "several)",
+                    command,
+                    ranks));
   }
 }
 

@@ -390,7 +390,7 @@ TEST_F(Ranks, CommandsForOneProcessRefuseSeveralOnce) {
   for (const Words& words : {Words{"demo"},
                              Words{"eval", "nothing"},
                              Words{"plan", "--model.preset=tiny-gpt2"},
-                             Words{"bench", "step"}}) {
+                             Words{"bench", "attention"}}) {
     const CommandEnd end = run_command(words, {.ranks = 2});
     EXPECT_EQ(end.exit_code, 2) << end.text();
     EXPECT_EQ(end.out, "");
