@@ -24,33 +24,47 @@ inline AdamState adam_start(const AdamWSettings& s, std::size_t numel) {
   return {zero_moment(s.m_codec, Sign::both, numel), zero_moment(s.v_codec, Sign::positive, numel)};
 }
 
-/// Moments of one step before they are stored, and the direction they give: the change of the
-/// weight is -lr * direction, bias corrections included.
+/// Moments of one step before they are stored, and what they give: the change of the weight is
+/// -lr * direction, where direction = correction * ratio.
 struct AdamDirection {
-  Vec m, v, direction;
+  Vec m, v;
+  Vec ratio;              // m / (sqrt(v) + eps), eps times sqrt(bc2) but for hf
+  double correction = 1;  // sqrt(bc2) / bc1
+  Vec direction;
   Encoded m_stored, v_stored;
+};
+
+/// What a kernel chose or cannot know exactly. Exponents: its fp8 exponents after the step, per
+/// group. `g_terms`: magnitudes that the rounding errors of g are relative to, where g is computed.
+struct AdamHints {
+  std::span<const double> m_exponents, v_exponents, g_terms;
 };
 
 inline AdamDirection adam_direction(const AdamState& state,
                                     const Vec& g,
                                     const AdamWSettings& s,
                                     std::int64_t t,
-                                    std::span<const double> m_exponents = {},
-                                    std::span<const double> v_exponents = {}) {
+                                    const AdamHints& hints = {}) {
   const double bc1 = 1 - std::pow(s.beta1, static_cast<double>(t));
   const double bc2 = 1 - std::pow(s.beta2, static_cast<double>(t));
-  AdamDirection out{decode(state.m), decode(state.v, s.v_zero), Vec(g.size()), {}, {}};
-  Vec terms(g.size());
+  const double eps = s.family == Family::hf ? s.eps : s.eps * std::sqrt(bc2);
+  AdamDirection out;
+  out.m = decode(state.m);
+  out.v = decode(state.v, s.v_zero);
+  out.correction = std::sqrt(bc2) / bc1;
+  Vec m_terms(g.size()), v_terms(g.size());
   for (std::size_t i = 0; i < g.size(); ++i) {
-    terms[i] = std::max(std::abs(out.m[i]), std::abs((1 - s.beta1) * g[i]));
+    const double size = std::abs(g[i]), term = hints.g_terms.empty() ? size : hints.g_terms[i];
+    m_terms[i] = std::max(std::abs(out.m[i]), (1 - s.beta1) * std::max(size, term));
     out.m[i] = s.beta1 * out.m[i] + (1 - s.beta1) * g[i];
     out.v[i] = s.beta2 * out.v[i] + (1 - s.beta2) * g[i] * g[i];
-    out.direction[i] = s.family == Family::hf
-                           ? std::sqrt(bc2) / bc1 * out.m[i] / (std::sqrt(out.v[i]) + s.eps)
-                           : out.m[i] / bc1 / (std::sqrt(out.v[i] / bc2) + s.eps);
+    v_terms[i] = hints.g_terms.empty() ? 0 : (1 - s.beta2) * 2 * size * term;
+    out.ratio.push_back(out.m[i] / (std::sqrt(out.v[i]) + eps));
+    out.direction.push_back(out.correction * out.ratio[i]);
   }
-  out.m_stored = encode(s.m_codec, Sign::both, out.m, terms, {s.guard, m_exponents});
-  out.v_stored = encode(s.v_codec, Sign::positive, out.v, {}, {SignGuard::off, v_exponents});
+  out.m_stored = encode(s.m_codec, Sign::both, out.m, m_terms, {s.guard, hints.m_exponents});
+  out.v_stored =
+      encode(s.v_codec, Sign::positive, out.v, v_terms, {SignGuard::off, hints.v_exponents});
   return out;
 }
 
@@ -61,16 +75,15 @@ struct AdamWStep {
 };
 
 /// adamw, adamw8bit (dynamic8), adamw4bit (four_bit) and coat_adamw (fp8) by the codecs. The change
-/// uses the moments before they are stored. Exponents: the kernel's fp8 exponents after the step.
+/// uses the moments before they are stored.
 inline AdamWStep adamw(const Vec& weights,
                        const AdamState& state,
                        const Vec& g,
                        const AdamWSettings& s,
                        double lr,
                        std::int64_t t,
-                       std::span<const double> m_exponents = {},
-                       std::span<const double> v_exponents = {}) {
-  AdamWStep out{weights, {}, adam_direction(state, g, s, t, m_exponents, v_exponents)};
+                       const AdamHints& hints = {}) {
+  AdamWStep out{weights, {}, adam_direction(state, g, s, t, hints)};
   const double kept = 1 - lr * s.weight_decay;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     const double change = lr * out.adam.direction[i];
