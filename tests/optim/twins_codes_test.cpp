@@ -171,6 +171,15 @@ TEST(Twins, ExpandedGroupsStayFiniteWhereTheyDegenerate) {
   EXPECT_EQ(dequantise_expanded(0x7E, 0, 0, 0), 0);
 }
 
+TEST(Twins, ExpandedGroupsAreComparedByTheirLargest) {
+  const Vec x{1, 0.5, 1e-6}, terms{1, 0.5, 0.25};
+  const ExpandedGroup clean = quantise_expanded(x), blurred = quantise_expanded(x, {}, terms);
+  EXPECT_NEAR(largest_of(clean.scale, clean.exponent, clean.centre), 1, 1e-14);
+  EXPECT_NEAR(blurred.centre_ulp, 0x1p-25 / 1e-6 / 2, 1e-8);
+  EXPECT_LT(blurred.exponent_margin, clean.exponent_margin / 1000);
+  EXPECT_EQ(quantise_expanded(x, 0.5).exponent, 0.5);
+}
+
 // Spec 11.4 with its correction: y = (|x|/c)^k / s, delta = 2^-4, or 2^-10 / y below 2^-6.
 TEST(Twins, ExpandedGroupsKeepTheirErrorBoundAndFlushNothing) {
   Draws draws(1);
@@ -266,6 +275,14 @@ TEST(Twins, IntegerCodesNeedZeroInTheRange) {
   }
 }
 
+TEST(Twins, IntegerZeroPointIsTheNearest) {
+  const IntQuantised q = quantise_int(Vec{-0.5, 0, 1.8}, 8, 256);
+  EXPECT_NEAR(q.scale[0], 2.3 / 255, 1e-15);
+  EXPECT_EQ(q.zero[0], 55);                 // 55.43
+  EXPECT_EQ(q.codes, (Bytes{0, 55, 255}));  // the last is 254.57 before it is rounded
+  EXPECT_NEAR(q.zero_margin[0] * f32_ulp(55.4), 0.0652, 1e-4);
+}
+
 TEST(Twins, StochasticIntegerCodesAverageToTheValue) {
   Vec x(256, 0.0);
   x[0] = -1;
@@ -315,6 +332,57 @@ TEST(Twins, ZeroCodeOfASecondMomentReadsAsHalfTheLeastEntry) {
   EXPECT_EQ(decode(stored.state)[1], 0);
   EXPECT_NEAR(decode(stored.state, ZeroCode::floor)[1], 4 * 3.25e-7 / 2, 1e-13);
   EXPECT_EQ(decode(zero_moment(Codec::dynamic8, Sign::positive, 2), ZeroCode::floor), Vec(2));
+}
+
+/// Codes of m = .9 m + .1 g in plain f32 arithmetic.
+Bytes float_codes(const Vec& m, const Vec& g, const Vec& table, std::size_t block) {
+  std::vector<float> x;
+  for (std::size_t i = 0; i < m.size(); ++i) {
+    x.push_back(0.9f * static_cast<float>(m[i]) + 0.1f * static_cast<float>(g[i]));
+  }
+  Bytes codes;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto first = x.begin() + static_cast<std::ptrdiff_t>(i / block * block);
+    const auto end =
+        x.size() - i / block * block > block ? first + static_cast<std::ptrdiff_t>(block) : x.end();
+    float largest = 0;
+    for (auto it = first; it != end; ++it) {
+      largest = std::max(largest, std::abs(*it));
+    }
+    const float ratio = x[i] / largest;
+    std::uint8_t code = 0;
+    while (code + 1u < table.size() &&
+           ratio >= static_cast<float>((table[code] + table[code + 1u]) / 2)) {
+      ++code;
+    }
+    codes.push_back(code);
+  }
+  return codes;
+}
+
+TEST(Twins, MarginsCoverWhatSinglePrecisionDecidesOtherwise) {
+  Draws draws(6);
+  std::size_t differ = 0, near = 0;
+  for (int round = 0; round < 40; ++round) {
+    Vec m = draws.normals(4096), g = draws.normals(4096), x(4096), terms(4096);
+    for (std::size_t i = 0; i < m.size(); ++i) {
+      m[i] = static_cast<double>(static_cast<float>(m[i]));
+      g[i] = static_cast<double>(static_cast<float>(i % 2 ? -9 * m[i] * (1 + 1e-5 * g[i]) : g[i]));
+      x[i] = 0.9 * m[i] + 0.1 * g[i];
+      terms[i] = std::max(std::abs(m[i]), std::abs(0.1 * g[i]));
+    }
+    const Encoded stored = encode(Codec::dynamic8, Sign::both, x, terms);
+    const Bytes codes = float_codes(m, g, signed_8bit(), 256);
+    for (std::size_t i = 0; i < m.size(); ++i) {
+      near += stored.term_margin[i] <= 4;
+      if (codes[i] != stored.state.codes[i]) {
+        ++differ;
+        EXPECT_LE(stored.term_margin[i], 4) << x[i];
+      }
+    }
+  }
+  EXPECT_GT(differ, 0u);  // half of the sums cancel
+  EXPECT_LT(near, 40 * 4096u / 2);
 }
 
 }  // namespace

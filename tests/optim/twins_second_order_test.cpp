@@ -242,11 +242,15 @@ TEST(Twins, SoapPermutesItsSecondMomentWithTheBasis) {
   const std::vector<std::size_t> order{2, 0, 3, 1};
   shuffled.left.basis = detail::columns_in_order(state.left.basis, order);
   shuffled.v = transposed(detail::columns_in_order(transposed(state.v), order));
+  const std::vector<std::size_t> right_order{1, 2, 0};
+  shuffled.right.basis = detail::columns_in_order(state.right.basis, right_order);
+  shuffled.v = detail::columns_in_order(shuffled.v, right_order);
   const Matrix g = random_matrix(4, 3, draws);
   const SoapStep one = soap(w, state, g, settings, 0.01),
                  two = soap(w, shuffled, g, settings, 0.01);
   expect_close(two.weights.values, one.weights.values, 1e-13);
   expect_close(two.state.v.values, one.state.v.values, 1e-13);
+  expect_close(two.state.right.basis.values, one.state.right.basis.values, 1e-10);
   expect_close(two.state.left.basis.values, one.state.left.basis.values, 1e-10);
 }
 

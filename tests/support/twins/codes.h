@@ -155,21 +155,28 @@ struct ExpandedGroup {
   double scale = 0, exponent = 1, centre = 1;
   Bytes codes;
   Vec margin;  // ulps of |x| / c ^ k / s, or of x at the flip, whichever are less
-  double exponent_margin = kFar;  // log2(M / min) to the nearest flip of k, in its ulps (>= 2^-23)
+  // log2(M / least) to the nearest flip of k, in the ulps that its error is counted in: its own,
+  // one of the ratio, and that of the summands behind the least magnitude.
+  double exponent_margin = kFar;
+  double centre_ulp =
+      0;  // relative change of c by one ulp of those summands; s c^k does not change
 };
 
 /// M = max + 1e-30 and the least non-zero magnitude + 1e-30 span 448^2 / 2 after the power
 /// k = floor(16 log2(448^2 / 2) / log2(M / least)) / 16 <= 64; code = E4M3((|x| / c)^k / s). A
 /// group of one magnitude has k = 1, an all-zero group codes 0 and scale 0. `exponent`: the
-/// kernel's k.
+/// kernel's k. `terms`: largest summand behind each x.
 inline ExpandedGroup quantise_expanded(std::span<const double> x,
-                                       std::optional<double> exponent = {}) {
-  double largest = 0, least = kFar;
-  for (const double value : x) {
-    if (value != 0) {
-      largest = std::max(largest, std::abs(value));
-      least = std::min(least, std::abs(value));
+                                       std::optional<double> exponent = {},
+                                       std::span<const double> terms = {}) {
+  double largest = 0, least = kFar, least_term = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double size = std::abs(x[i]);
+    if (size > 0 && size < least) {
+      least = size;
+      least_term = std::max(size, terms.empty() ? 0 : terms[i]);
     }
+    largest = std::max(largest, size);
   }
   ExpandedGroup out;
   out.codes.assign(x.size(), 0);
@@ -179,6 +186,8 @@ inline ExpandedGroup quantise_expanded(std::span<const double> x,
   }
   largest += 1e-30;
   least += 1e-30;
+  const double least_ulp = f32_ulp(least_term) / least;
+  out.centre_ulp = least_ulp / 2;
   const double span = std::log2(largest / least);
   const double numerator = 16 * std::log2(448.0 * 448.0 / 2);
   const double steps = numerator / span;  // k in sixteenths before the floor
@@ -190,7 +199,7 @@ inline ExpandedGroup quantise_expanded(std::span<const double> x,
         edge = std::min(edge, std::abs(span - numerator / flip));
       }
     }
-    out.exponent_margin = edge / std::max(f32_ulp(span), 0x1p-23);
+    out.exponent_margin = edge / std::max({f32_ulp(span), 0x1p-23, least_ulp / std::log(2.0)});
   }
   out.exponent = exponent.value_or(out.exponent);
   out.centre = std::sqrt(largest) * std::sqrt(least);
@@ -214,6 +223,11 @@ inline double dequantise_expanded(std::uint8_t code, double scale, double expone
     return 0;
   }
   return std::copysign(std::pow(std::abs(value) * scale, 1 / exponent) * centre, value);
+}
+
+/// M of a stored group, whatever its centre: what two groups of equal k can be compared by.
+inline double largest_of(double scale, double exponent, double centre) {
+  return scale == 0 ? 0 : std::pow(448 * scale, 1 / exponent) * centre;
 }
 
 /// Two per byte, the even element in the high nibble; an odd end is padded with 0.

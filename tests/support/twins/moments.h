@@ -87,6 +87,7 @@ struct Encoded {
   Vec margin;           // per element, in f32 ulps of the compared value; empty for f32
   Vec term_margin;      // in f32 ulps of the largest summand that made it (cancellation)
   Vec exponent_margin;  // fp8: per group
+  Vec centre_ulp;       // fp8: per group, the relative slack of c that one ulp of a summand makes
 };
 
 /// Of the reference's kernel: a code whose sign is not the value's moves one place.
@@ -158,10 +159,11 @@ inline Encoded encode(Codec codec,
       if (!options.exponents.empty()) {
         exponent = options.exponents[start / block];
       }
-      const ExpandedGroup group = quantise_expanded(part, exponent);
+      const ExpandedGroup group = quantise_expanded(part, exponent, part_terms);
       out.state.range.insert(out.state.range.end(), {group.scale, group.exponent, group.centre});
       codes.insert(codes.end(), group.codes.begin(), group.codes.end());
       out.exponent_margin.push_back(group.exponent_margin);
+      out.centre_ulp.push_back(group.centre_ulp);
       for (std::size_t i = 0; i < count; ++i) {
         const double term = terms.empty() ? 0 : part_terms[i];
         const double wider = f32_ulp(part[i]) / f32_ulp(std::max(std::abs(part[i]), term));
