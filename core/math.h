@@ -29,6 +29,12 @@ STRATA_HD float tanh_(float x);
 /// absolute 1e-7 inside.
 STRATA_HD float log_(float x);
 
+/// Binary logarithm of a positive normal double and 2^x for |x| <= 1000, absolute and relative
+/// error below 1e-12: for the few constants of a group, where libm's last bit would differ by
+/// version.
+STRATA_HD double log2_(double x);
+STRATA_HD double exp2_(double x);
+
 }  // namespace strata
 
 #include "core/math_inl.h"

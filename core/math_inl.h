@@ -70,4 +70,32 @@ inline float log_(float x) {
   return fma_(e, 0.693359375f, f + fma_(-0.5f, z, tail));
 }
 
+inline double log2_(double x) {
+  constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdull;
+  const std::uint64_t u = std::bit_cast<std::uint64_t>(x) - kSqrtHalf;
+  const auto e = static_cast<double>(static_cast<std::int64_t>(u) >> 52);
+  const double m = std::bit_cast<double>((u & 0x000fffffffffffffull) + kSqrtHalf);
+  // ln m = 2 atanh((m - 1) / (m + 1)), whose argument is at most 0.172.
+  const double z = (m - 1.0) / (m + 1.0), y = z * z;
+  double p = 1.0 / 17;
+  for (int odd = 15; odd >= 1; odd -= 2) {
+    p = fma_(p, y, 1.0 / odd);
+  }
+  return fma_(2.0 * 1.4426950408889634 * z, p, e);
+}
+
+inline double exp2_(double x) {
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  const double n = (x + kRound) - kRound;
+  const double r = (x - n) * 0.6931471805599453;
+  double p = 1.0 / 479001600;
+  double factorial = 479001600;
+  for (int k = 12; k >= 1; --k) {
+    factorial /= k;
+    p = fma_(p, r, 1.0 / factorial);
+  }
+  const auto power = static_cast<std::uint64_t>(static_cast<std::int64_t>(n) + 1023);
+  return p * std::bit_cast<double>(power << 52);
+}
+
 }  // namespace strata

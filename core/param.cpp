@@ -7,6 +7,12 @@ std::string_view to_string(Role role) {
   return names[static_cast<std::size_t>(role)];
 }
 
+std::string_view to_string(WeightFormat format) {
+  constexpr std::string_view names[] = {
+      "f32", "bf16_master", "bf16_stochastic", "bf16_kahan", "int8"};
+  return names[static_cast<std::size_t>(format)];
+}
+
 std::int64_t field_numel(const StateField& field,
                          const Shape& shape,
                          std::int64_t begin,

@@ -23,6 +23,7 @@ struct ParamInfo {
   std::string name;  // Hugging Face name
   Role role = Role::matrix;
   Shape shape;
+  int output_axis = 0;  // of a matrix: the axis of output features; 1 where it is kept (in, out)
 };
 
 /// How a parameter starts: normal(mean, std) from (seed, id, element), or a constant (std = 0).
@@ -71,39 +72,37 @@ struct ShardSpec {
   int owner = 0;
 };
 
-/// How the working weight and its precise copy are kept. f32: one tensor serves as both.
-enum class WeightFormat : std::uint8_t { f32, bf16_master };
-
-/// Writes master and working weight in one pass, so that a rule never knows the format.
-template <class T>
-struct WeightView {
-  T* master = nullptr;      // the precise weight: f32 (double in tests)
-  bf16* working = nullptr;  // absent in WeightFormat::f32
-  STRATA_HD T load(std::int64_t i) const { return master[i]; }
-  STRATA_HD void store(std::int64_t i, T value) const {
-    master[i] = value;
-    if (working != nullptr) {
-      working[i] = to_bf16(static_cast<float>(value));
-    }
-  }
+/// How the working weight and its precise copy are kept.
+enum class WeightFormat : std::uint8_t {
+  f32,              // one tensor serves as both
+  bf16_master,      // bf16 beside an f32 master in the state
+  bf16_stochastic,  // bf16 alone, rounded stochastically
+  bf16_kahan,       // bf16 beside what rounding cut off so far, in bf16 in the state
+  int8,             // codes of groups of 256 in the state, rounded stochastically; the working
+                    // copy, f32 or bf16, is made from them
 };
+std::string_view to_string(WeightFormat format);
+/// Elements of a group in WeightFormat::int8.
+inline constexpr std::int64_t kWeightGroup = 256;
 
 /// The range of a tensor that this rank updates, wherever the plan put it.
 struct Slice {
   const ParamInfo* param = nullptr;
   std::int64_t begin = 0;  // first element of the range in the whole tensor
-  Tensor master;           // (numel) f32
-  Tensor working;          // (numel) bf16; empty in WeightFormat::f32
-  std::int64_t numel() const { return master.numel(); }
-  template <class T>
-  WeightView<T> view() const {
-    return {master.data<T>(), working ? working.data<bf16>() : nullptr};
-  }
-  WeightView<float> f32() const { return view<float>(); }
+  WeightFormat format = WeightFormat::f32;
+  Tensor master;   // (numel) f32 (f64 in tests); in formats f32 and bf16_master
+  Tensor working;  // (numel) bf16, or f32 beside int8 codes; empty in WeightFormat::f32
+  Tensor residue;  // (numel) bf16, in bf16_kahan
+  Tensor codes;    // (numel) u8, in int8
+  Tensor affine;   // (groups, 2) f32, scale and zero point, in int8
+  std::int64_t numel() const { return master ? master.numel() : working.numel(); }
+  bool in_double() const { return master && master.dtype() == DType::f64; }
 };
 /// The gradient of the same range: reduced, divided by the step's token count, not yet clipped.
 struct SliceIn {
   Tensor grad;  // (numel) f32
+  const ParamInfo* param = nullptr;
+  std::int64_t begin = 0;  // first element of the range in the whole tensor
   const float* f32() const { return grad.data<float>(); }
 };
 

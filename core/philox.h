@@ -27,7 +27,8 @@ enum class RandomUse : std::uint32_t {
   init = 1,
   dropout,
   sampling,
-  rounding,
+  rounding,        // of weights
+  state_rounding,  // of optimizer state
   subspace,
   generation,
   grammar

@@ -18,6 +18,7 @@ struct StateEntry {
   Shape shape;                      // of the whole tensor
   std::int64_t begin = 0, end = 0;  // flat element range of the tensor that this entry covers
   std::int64_t numel = 0;           // values stored; equals end - begin for element-wise fields
+  std::int64_t first_value = 0;     // place of the first among the values of the whole tensor
   PackKey pack;
   std::int64_t offset = 0;  // bytes in the pack
   std::int64_t size_bytes() const { return numel * strata::size_bytes(dtype); }

@@ -17,6 +17,7 @@ std::int64_t size_bytes(DType dtype) {
     case DType::i32:
       return 4;
     case DType::bf16:
+    case DType::i16:
       return 2;
     case DType::i8:
     case DType::u8:
@@ -26,7 +27,7 @@ std::int64_t size_bytes(DType dtype) {
 }
 
 std::string_view to_string(DType dtype) {
-  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i8", "u8", "i32", "i64"};
+  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i8", "u8", "i16", "i32", "i64"};
   return names[static_cast<std::size_t>(dtype)];
 }
 

@@ -13,7 +13,7 @@
 
 namespace strata {
 
-enum class DType : std::uint8_t { f32, f64, bf16, i8, u8, i32, i64 };
+enum class DType : std::uint8_t { f32, f64, bf16, i8, u8, i16, i32, i64 };
 std::int64_t size_bytes(DType dtype);
 std::string_view to_string(DType dtype);
 
@@ -115,6 +115,10 @@ constexpr DType dtype_of<std::int8_t>() {
 template <>
 constexpr DType dtype_of<std::uint8_t>() {
   return DType::u8;
+}
+template <>
+constexpr DType dtype_of<std::int16_t>() {
+  return DType::i16;
 }
 template <>
 constexpr DType dtype_of<std::int32_t>() {

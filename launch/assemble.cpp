@@ -107,7 +107,6 @@ void Blueprint::Impl::make_runners() {
 }
 
 void Blueprint::Impl::make_updater() {
-  const bool f32 = computation.dtype == DType::f32;
   const std::shared_ptr<optim::Optimizer> method =
       optim::make_optimizer(computation.method, computation.method_settings);
   const auto shards =
@@ -117,7 +116,8 @@ void Blueprint::Impl::make_updater() {
       specs,
       shards,
       computation.place.rank,
-      f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
+      computation.weights,
+      computation.dtype);
   together = make_together(specs, *updater, shards, computation.dtype);
   together.summation = computation.summation;
   together.micro_batches = static_cast<int>(computation.G);
@@ -214,6 +214,7 @@ struct Engine::Impl {
                   *plan.updater,
                   plan.specs,
                   weight_places(plan.blocks, *plan.train),
+                  plan.computation.weights,
                   plan.computation.dtype,
                   plan.sharded());
   }
@@ -230,8 +231,8 @@ Engine::~Engine() = default;
 void Engine::start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load) {
   impl_->state->start(seed, load);
 }
-void Engine::restore(const StateReader& read) {
-  impl_->state->restore(read);
+void Engine::restore(const checkpoint::Reader& reader) {
+  impl_->state->restore(reader);
 }
 void Engine::step(StepScalars& scalars) {
   impl_->step.run(scalars);

@@ -29,6 +29,7 @@ struct Computation {
   std::int64_t G = 0;             // micro-batches of a step
   std::int64_t evaluation_G = 0;  // micro-batches of one evaluation run; 0: none
   DType dtype = DType::f32;
+  WeightFormat weights = WeightFormat::f32;  // bf16_master, or others, when dtype is bf16
   Order order = Order::micro_batch_major;
   UpdateMode update = UpdateMode::after_norm;
   Summation summation = Summation::run;
@@ -73,9 +74,8 @@ class Engine {
   /// Fresh state, weights from `load` (streams every parameter) or, if empty, from (seed, tensor,
   /// element).
   void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
-  /// Fills every stored field of every tensor through `read` (tensor, state, first value,
-  /// destination).
-  void restore(const StateReader& read);
+  /// Every stored field of every tensor.
+  void restore(const checkpoint::Reader& reader);
 
   /// One training step, collective. `scalars.inputs` in, with this rank's micro-batches; results
   /// out.

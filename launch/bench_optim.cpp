@@ -111,7 +111,8 @@ UpdateBench::UpdateBench(std::shared_ptr<optim::Optimizer> method,
                {spec},
                {},
                0,
-               dtype == DType::bf16 ? WeightFormat::bf16_master : WeightFormat::f32),
+               dtype == DType::bf16 ? WeightFormat::bf16_master : WeightFormat::f32,
+               dtype),
       bytes_(least_bytes(*method, spec, dtype)) {
   const offload::Plan placed = plan();
   const std::int64_t needed = placed.tiers.at(kDevice).arena_bytes + 2 * kCopyBytes;

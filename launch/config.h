@@ -40,6 +40,7 @@ struct TrainSettings {
   std::int64_t micro_batch = 0;  // sequences; 0 until Settings::complete
   std::uint64_t seed = 0;
   DType dtype = DType::f32;
+  std::optional<WeightFormat> weights;  // absent: what the dtype needs
   std::optional<Order> order;  // absent: what the summation makes cheaper
   optim::LrScheduleConfig schedule;
   OnNonfinite on_nonfinite = OnNonfinite::skip;

@@ -37,6 +37,14 @@ void set_device_memory(C& c, V v) {
   c.memory.device_bytes = v.is_word() ? 0 : v.integer();
 }
 
+void set_weights(C& c, V v) {
+  const auto format = v.pick({-1, 0, 1, 2, 3, 4});
+  c.train.weights.reset();
+  if (format >= 0) {
+    c.train.weights = static_cast<WeightFormat>(format);
+  }
+}
+
 /// Layer by layer, the sums of a tree are of one block at a time; else they are of the whole model.
 void set_order(C& c, V v) {
   c.train.order =
@@ -107,6 +115,10 @@ std::vector<Field> train_fields() {
        [](C& c, V v) { c.train.seed = static_cast<std::uint64_t>(v.integer()); }},
       {"train.dtype", choice, "f32", Effect::bits, "of weights and activations in a step",
        [](C& c, V v) { c.train.dtype = v.pick({DType::f32, DType::bf16}); }, {"f32", "bf16"}},
+      {"train.weights", choice, "auto", Effect::bits,
+       "how weights are kept: f32; bf16 beside an f32 master, rounded stochastically or beside what "
+       "was cut off (kahan); int8 codes; auto: f32, or master in bf16",
+       set_weights, {"auto", "f32", "master", "stochastic", "kahan", "int8"}},
       {"train.order", choice, "auto", Effect::none,
        "which of blocks and micro-batches is the outer loop; auto: micro-batch-major, layer-major if elastic",
        set_order, {"auto", "micro-batch-major", "layer-major"}},

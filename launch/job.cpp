@@ -137,6 +137,21 @@ std::vector<std::pair<std::string, std::string>> method_defaults(const std::stri
   return defaults;
 }
 
+WeightFormat weight_format(const TrainSettings& train) {
+  const bool f32 = train.dtype == DType::f32;
+  const WeightFormat format =
+      train.weights.value_or(f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
+  const bool fits = format == WeightFormat::int8 || (format == WeightFormat::f32) == f32;
+  if (!fits) {
+    throw Error(Errc::config,
+                f32 ? "train.weights: master, stochastic and kahan keep bf16 weights; set "
+                      "--train.dtype=bf16, or --train.weights=f32 or int8"
+                    : "train.weights: f32 weights are computed with in f32; set "
+                      "--train.dtype=f32, or --train.weights=master, stochastic, kahan or int8");
+  }
+  return format;
+}
+
 /// Every rank takes part, if with windows of no targets.
 std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config, int world) {
   if (!data.valid) {
@@ -204,6 +219,7 @@ Computation computation_of(const Settings& settings,
   c.evaluation_G = evaluation_micro_batches(data, config, place.world);
   c.place = place;
   c.dtype = config.train.dtype;
+  c.weights = weight_format(config.train);
   c.summation = config.summation;
   c.order = config.train.order.value_or(default_order(c.summation));
   c.sharded_update = config.sharded_update;

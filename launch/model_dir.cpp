@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "launch/stored_weights.h"
 
 namespace strata::launch {
 namespace {
@@ -22,7 +23,7 @@ void load_checkpoint(const checkpoint::Reader& reader,
       const std::int64_t numel = spec.info.shape.numel();
       for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
         values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
-        reader.read(spec.info.name, "weight", begin, std::as_writable_bytes(std::span(values)));
+        read_stored_weights(reader, spec.info.name, begin, values);
         sink(spec, begin, values);
       }
     }

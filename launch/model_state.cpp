@@ -1,7 +1,10 @@
 #include "launch/model_state.h"
 
-#include <algorithm>
 #include <utility>
+#include <vector>
+
+#include "launch/stored_weights.h"
+#include "optim/weight_update.h"
 
 namespace strata::launch {
 
@@ -9,12 +12,14 @@ ModelState::ModelState(PackStore& store,
                        const optim::OptimizerUpdater& updater,
                        std::span<const BlockSpec> specs,
                        WeightPlaces places,
+                       WeightFormat format,
                        DType dtype,
                        bool sharded)
     : store_(store),
       updater_(updater),
       specs_(specs),
       places_(std::move(places)),
+      format_(format),
       dtype_(dtype),
       sharded_(sharded) {
   for (int block = 0; block < static_cast<int>(specs_.size()); ++block) {
@@ -26,11 +31,9 @@ ModelState::ModelState(PackStore& store,
 
 void ModelState::start(std::uint64_t seed,
                        const std::function<void(const models::ParamSink&)>& load) {
-  const models::ParamSink sink =
-      [&](const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
-        write_weights(store_, places_.at(spec.info.name), dtype_, begin, values);
-        write_master(spec, begin, values);
-      };
+  const models::ParamSink sink = [&](const ParamSpec& spec,
+                                     std::int64_t begin,
+                                     std::span<const float> values) { write(spec, begin, values); };
   if (load) {
     return load(sink);
   }
@@ -42,20 +45,20 @@ void ModelState::start(std::uint64_t seed,
 
 /// State by the entries; working weights whole, since a rank has the precise ones of its shards
 /// only.
-void ModelState::restore(const StateReader& read) {
+void ModelState::restore(const checkpoint::Reader& reader) {
   for (const StateEntry& entry : entries()) {
     const Lease lease = store_.acquire(entry.pack);
-    read(entry.tensor,
-         entry.state,
-         entry.begin,
-         lease.bytes().subspan(static_cast<std::size_t>(entry.offset),
-                               static_cast<std::size_t>(entry.size_bytes())));
+    reader.read(entry.tensor,
+                entry.state,
+                entry.first_value,
+                lease.bytes().subspan(static_cast<std::size_t>(entry.offset),
+                                      static_cast<std::size_t>(entry.size_bytes())));
   }
-  if (dtype_ == DType::f32 && !sharded_) {
+  if (format_ == WeightFormat::f32 && !sharded_) {
     return;  // that was all of them
   }
   for_each_piece(specs_, [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
-    read(spec.info.name, "weight", begin, std::as_writable_bytes(piece));
+    read_stored_weights(reader, spec.info.name, begin, piece);
     write_weights(store_, places_.at(spec.info.name), dtype_, begin, piece);
   });
 }
@@ -69,22 +72,21 @@ StateDict ModelState::entries() const {
   return all;
 }
 
-/// The precise copy of what this rank owns of a weight, when it is not the working one.
-void ModelState::write_master(const ParamSpec& spec,
-                              std::int64_t begin,
-                              std::span<const float> values) {
-  const std::int64_t end = begin + static_cast<std::int64_t>(values.size());
-  for (const StateEntry& entry : updater_.block(places_.at(spec.info.name).block).entries) {
-    if (entry.pack.cls != PackClass::state || entry.state != "weight" ||
-        entry.tensor != spec.info.name) {
-      continue;
-    }
-    const Lease state = store_.acquire(entry.pack);
-    auto* const to = reinterpret_cast<float*>(state.bytes().data() + entry.offset);
-    for (std::int64_t i = std::max(begin, entry.begin); i < std::min(end, entry.end); ++i) {
-      to[i - entry.begin] = values[static_cast<std::size_t>(i - begin)];
-    }
+/// What is owned in its format, and the working copy of all of it: a rank computes with the
+/// weights that their owners keep.
+void ModelState::write(const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
+  const WeightPlace& place = places_.at(spec.info.name);
+  const WeightFormat format = optim::format_of(format_, spec.info, dtype_);
+  if (format == WeightFormat::int8) {
+    std::vector<float> kept(values.begin(), values.end());
+    optim::round_to_int8(kept);
+    write_weights(store_, place, dtype_, begin, kept);
+  } else {
+    write_weights(store_, place, dtype_, begin, values);
   }
+  const Lease weights = store_.acquire({PackClass::weights, place.block});
+  const Lease state = store_.acquire({PackClass::state, place.block});
+  updater_.start_weights(place.block, spec.info.id, begin, values, weights.bytes(), state.bytes());
 }
 
 }  // namespace strata::launch

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 
+#include "checkpoint/checkpoint.h"
 #include "core/pack.h"
 #include "core/state_dict.h"
 #include "launch/weights.h"
@@ -12,12 +13,6 @@
 #include "optim/updater.h"
 
 namespace strata::launch {
-
-/// Fills values [begin, begin + ...) of a stored field of a tensor.
-using StateReader = std::function<void(const std::string& tensor,
-                                       const std::string& state,
-                                       std::int64_t begin,
-                                       std::span<std::byte> to)>;
 
 /// The weights and state packs of one rank: how they begin and how they come back.
 class ModelState {
@@ -28,21 +23,23 @@ class ModelState {
              const optim::OptimizerUpdater& updater,
              std::span<const BlockSpec> specs,
              WeightPlaces places,
+             WeightFormat format,
              DType dtype,
              bool sharded);
   /// Weights from `load` (streams every parameter) or, if empty, from (seed, tensor, element).
   void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
-  void restore(const StateReader& read);
+  void restore(const checkpoint::Reader& reader);
   /// All that this rank holds, in the order of the snapshot program.
   StateDict entries() const;
 
  private:
-  void write_master(const ParamSpec& spec, std::int64_t begin, std::span<const float> values);
+  void write(const ParamSpec& spec, std::int64_t begin, std::span<const float> values);
 
   PackStore& store_;
   const optim::OptimizerUpdater& updater_;
   std::span<const BlockSpec> specs_;
   WeightPlaces places_;
+  WeightFormat format_;
   DType dtype_;
   bool sharded_;
 };

@@ -122,10 +122,7 @@ class Trainer {
 
 void Trainer::restore(const std::filesystem::path& checkpoint) {
   const checkpoint::Reader reader(checkpoint);
-  engine_.restore([&](const std::string& tensor,
-                      const std::string& field,
-                      std::int64_t begin,
-                      std::span<std::byte> to) { reader.read(tensor, field, begin, to); });
+  engine_.restore(reader);
   state_ = reader.state();
   result_.checkpoint = checkpoint;
   saved_step_ = checkpoint.parent_path() == dir_ / "ckpt" ? state_.step : -1;

@@ -53,7 +53,7 @@ class Decoder final : public Block {
       declare.add(spec_, prefix + name, Role::vector, {n}, init);
     };
     const auto affine = [&](const std::string& name, std::int64_t in, std::int64_t out, Init init) {
-      declare.add(spec_, prefix + name + ".weight", Role::matrix, {in, out}, init);
+      declare.add(spec_, prefix + name + ".weight", Role::matrix, {in, out}, init, 1);
       if (c_.bias) {
         vector(name + ".bias", out, kZeros);
       }

@@ -12,8 +12,13 @@ namespace strata::models {
 /// Declares the parameters of a model's blocks in order; ids count over the whole model.
 class ParamDeclarer {
  public:
-  void add(BlockSpec& block, std::string name, Role role, Shape shape, Init init) {
-    block.params.push_back({{next_id_++, std::move(name), role, shape}, init});
+  void add(BlockSpec& block,
+           std::string name,
+           Role role,
+           Shape shape,
+           Init init,
+           int output_axis = 0) {
+    block.params.push_back({{next_id_++, std::move(name), role, shape, output_axis}, init});
   }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/for_each.h"
+#include "optim/weight_update.h"
 
 namespace strata::optim {
 namespace {
@@ -107,27 +108,28 @@ void cut_params(BlockLayout& layout,
   }
 }
 
-/// Gives each range its master and fields, side by side, so that an update walks the state pack
-/// from front to back.
-void place_state(BlockLayout& layout, const BlockSpec& spec, WeightFormat format) {
+/// Gives each range its weight fields and state fields, side by side, so that an update walks the
+/// state pack from front to back.
+void place_state(BlockLayout& layout, const BlockSpec& spec, WeightFormat format, DType working) {
   std::vector<std::int64_t> bytes;
   for (OwnedRange& range : layout.ranges) {
     const auto p = static_cast<std::size_t>(range.param);
-    if (format == WeightFormat::bf16_master) {
-      bytes.push_back(range.numel() * size_bytes(DType::f32));
-    }
-    for (const StateField& field : layout.fields[p]) {
-      const std::int64_t numel =
-          field_numel(field, spec.params[p].info.shape, range.begin, range.end);
-      range.fields.push_back({0, numel});
-      bytes.push_back(numel * size_bytes(field.dtype));
-    }
+    const ParamInfo& param = spec.params[p].info;
+    const auto place = [&](const StateLayout& fields, std::vector<OwnedRange::Field>& to) {
+      for (const StateField& field : fields) {
+        const std::int64_t numel = field_numel(field, param.shape, range.begin, range.end);
+        to.push_back({0, numel});
+        bytes.push_back(numel * size_bytes(field.dtype));
+      }
+    };
+    place(weight_fields(format_of(format, param, working)), range.weight);
+    place(layout.fields[p], range.fields);
   }
   const PackLayout pack = pack_layout(bytes);
   auto next = pack.offset.begin();
   for (OwnedRange& range : layout.ranges) {
-    if (format == WeightFormat::bf16_master) {
-      range.master_offset = *next++;
+    for (OwnedRange::Field& field : range.weight) {
+      field.offset = *next++;
     }
     for (OwnedRange::Field& field : range.fields) {
       field.offset = *next++;
@@ -136,33 +138,40 @@ void place_state(BlockLayout& layout, const BlockSpec& spec, WeightFormat format
   layout.state.state_bytes = pack.size_bytes;
 }
 
-void list_entries(BlockLayout& layout, const BlockSpec& spec, int block) {
+void list_entries(
+    BlockLayout& layout, const BlockSpec& spec, int block, WeightFormat format, DType working) {
   for (const OwnedRange& range : layout.ranges) {
     const auto p = static_cast<std::size_t>(range.param);
     const ParamInfo& param = spec.params[p].info;
-    const bool master = range.master_offset >= 0;
     StateEntry entry{.tensor = param.name,
                      .state = "weight",
-                     .dtype = DType::f32,
+                     .dtype = working,
                      .shape = param.shape,
                      .begin = range.begin,
                      .end = range.end,
                      .numel = range.numel(),
-                     .pack = {master ? PackClass::state : PackClass::weights, block},
-                     .offset = master ? range.master_offset : range.weight_offset};
-    layout.state.entries.push_back(entry);
-    entry.pack = {PackClass::state, block};
-    for (std::size_t f = 0; f < range.fields.size(); ++f) {
-      const StateField& field = layout.fields[p][f];
-      STRATA_ASSERT(field.name != "weight");
-      if (range.fields[f].numel > 0) {
-        entry.state = field.name;
-        entry.dtype = field.dtype;
-        entry.numel = range.fields[f].numel;
-        entry.offset = range.fields[f].offset;
-        layout.state.entries.push_back(entry);
-      }
+                     .first_value = range.begin,
+                     .pack = {PackClass::weights, block},
+                     .offset = range.weight_offset};
+    const WeightFormat kept = format_of(format, param, working);
+    if (kept != WeightFormat::bf16_master && kept != WeightFormat::int8) {
+      layout.state.entries.push_back(entry);
     }
+    entry.pack = {PackClass::state, block};
+    const auto add = [&](const StateLayout& fields, const std::vector<OwnedRange::Field>& places) {
+      for (std::size_t f = 0; f < places.size(); ++f) {
+        if (places[f].numel > 0) {
+          entry.state = fields[f].name;
+          entry.dtype = fields[f].dtype;
+          entry.numel = places[f].numel;
+          entry.first_value = field_numel(fields[f], param.shape, 0, range.begin);
+          entry.offset = places[f].offset;
+          layout.state.entries.push_back(entry);
+        }
+      }
+    };
+    add(weight_fields(kept), range.weight);
+    add(layout.fields[p], range.fields);
   }
 }
 
@@ -173,14 +182,14 @@ BlockLayout lay_out(const Optimizer& method,
                     std::span<const ShardSpec> shards,
                     int rank,
                     int block,
-                    WeightFormat format) {
-  const DType weight_dtype = format == WeightFormat::f32 ? DType::f32 : DType::bf16;
+                    WeightFormat format,
+                    DType working) {
   BlockLayout layout;
-  layout.state.weights = layout_of(spec, weight_dtype);
+  layout.state.weights = layout_of(spec, working);
   layout.state.grads = layout_of(spec, DType::f32);
-  cut_params(layout, method, spec, shards, rank, weight_dtype);
-  place_state(layout, spec, format);
-  list_entries(layout, spec, block);
+  cut_params(layout, method, spec, shards, rank, working);
+  place_state(layout, spec, format, working);
+  list_entries(layout, spec, block, format, working);
   return layout;
 }
 

@@ -14,10 +14,10 @@ struct OwnedRange {
   int param = 0;
   std::int64_t begin = 0, end = 0;
   std::int64_t weight_offset = 0, grad_offset = 0;  // bytes in the weights and grads packs
-  std::int64_t master_offset = -1;                  // bytes in the state pack; -1: no master
   struct Field {
-    std::int64_t offset = 0, numel = 0;
+    std::int64_t offset = 0, numel = 0;  // bytes in the state pack
   };
+  std::vector<Field> weight;     // in the order of weight_fields
   std::vector<Field> fields;     // in the order of the parameter's StateLayout
   std::int64_t first_chunk = 0;  // in the block's norm partials
   int shard = 0;                 // index among the parameter's shards of all ranks
@@ -38,6 +38,7 @@ BlockLayout lay_out(const Optimizer& method,
                     std::span<const ShardSpec> shards,
                     int rank,
                     int block,
-                    WeightFormat format);
+                    WeightFormat format,
+                    DType working);
 
 }  // namespace strata::optim

@@ -72,6 +72,8 @@ struct SettingInfo {
 std::unique_ptr<Optimizer> make_optimizer(std::string_view method,
                                           std::span<const Setting> settings);
 std::vector<std::string> optimizer_names();
-std::vector<SettingInfo> optimizer_settings(std::string_view method);
+/// What the method takes when these settings are given: parts that they choose bring their own.
+std::vector<SettingInfo> optimizer_settings(std::string_view method,
+                                            std::span<const Setting> given = {});
 
 }  // namespace strata::optim

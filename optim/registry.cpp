@@ -8,12 +8,18 @@
 
 #include "core/error.h"
 #include "core/nearest.h"
+#include "optim/rule.h"
 
 namespace strata::optim {
 namespace {
 
 std::map<std::string, Method, std::less<>>& methods() {
   static std::map<std::string, Method, std::less<>> known;
+  return known;
+}
+
+std::map<std::string, RuleType, std::less<>>& rules() {
+  static std::map<std::string, RuleType, std::less<>> known;
   return known;
 }
 
@@ -68,6 +74,10 @@ void parse(std::string_view name, std::string_view text, bool& value) {
   value = text == "true";
 }
 
+void parse(std::string_view, std::string_view text, std::string& value) {
+  value = text;
+}
+
 std::size_t parse_choice(std::string_view name,
                          std::string_view text,
                          std::span<const std::string_view> allowed) {
@@ -87,6 +97,10 @@ std::string to_text(std::int64_t value) {
 }
 std::string to_text(bool value) {
   return value ? "true" : "false";
+}
+
+std::string to_text(const std::string& value) {
+  return value;
 }
 
 void require(bool holds, std::string_view name, std::string_view needed, double got) {
@@ -117,6 +131,30 @@ void refuse_unknown(std::string_view method,
   }
 }
 
+void register_rule(RuleType type) {
+  std::string name = type.name;
+  if (!rules().emplace(std::move(name), std::move(type)).second) {
+    throw Error(Errc::internal, "optim: two rules of one name");
+  }
+}
+
+const RuleType& find_rule(std::string_view name) {
+  const auto found = rules().find(name);
+  if (found == rules().end()) {
+    const std::vector<std::string> names = rule_names();
+    refuse_value("rule", name, fmt::format("one of {}", fmt::join(names, ", ")));
+  }
+  return found->second;
+}
+
+std::vector<std::string> rule_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, type] : rules()) {
+    names.push_back(name);
+  }
+  return names;
+}
+
 void register_method(Method method) {
   std::string name = method.name;
   if (!methods().emplace(std::move(name), std::move(method)).second) {
@@ -138,8 +176,9 @@ std::vector<std::string> optimizer_names() {
   return names;
 }
 
-std::vector<SettingInfo> optimizer_settings(std::string_view method) {
-  return find_method(method).settings();
+std::vector<SettingInfo> optimizer_settings(std::string_view method,
+                                            std::span<const Setting> given) {
+  return find_method(method).settings(given);
 }
 
 }  // namespace strata::optim

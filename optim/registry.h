@@ -1,5 +1,7 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,12 +18,14 @@ namespace strata::optim {
 void parse(std::string_view name, std::string_view text, double& value);
 void parse(std::string_view name, std::string_view text, std::int64_t& value);
 void parse(std::string_view name, std::string_view text, bool& value);
+void parse(std::string_view name, std::string_view text, std::string& value);
 std::size_t parse_choice(std::string_view name,
                          std::string_view text,
                          std::span<const std::string_view> allowed);
 std::string to_text(double value);
 std::string to_text(std::int64_t value);
 std::string to_text(bool value);
+std::string to_text(const std::string& value);
 
 // An enum setting offers its values by `choices(E)`, found beside the enum, in the enum's order.
 template <class E>
@@ -71,10 +75,24 @@ Config read(std::string_view method, std::span<const Setting> settings) {
   return config;
 }
 
+/// Those of `settings` that Config knows, read and checked.
+template <class Config>
+Config read_part(std::string_view method, std::span<const Setting> settings) {
+  std::vector<Setting> own;
+  for (const SettingInfo& info : list_settings<Config>()) {
+    const auto given = std::ranges::find(settings, info.name, &Setting::name);
+    if (given != settings.end()) {
+      own.push_back(*given);
+    }
+  }
+  return read<Config>(method, own);
+}
+
 struct Method {
   std::string name;
-  std::unique_ptr<Optimizer> (*make)(std::string_view method, std::span<const Setting> settings);
-  std::vector<SettingInfo> (*settings)();
+  std::function<std::unique_ptr<Optimizer>(std::string_view method, std::span<const Setting>)> make;
+  /// Those that it takes when these are given.
+  std::function<std::vector<SettingInfo>(std::span<const Setting> given)> settings;
 };
 /// Called while the program starts, once per method. Throws internal when the name is taken.
 void register_method(Method method);
@@ -85,7 +103,9 @@ template <class T>
 class Registrar {
  public:
   explicit Registrar(std::string name) {
-    register_method({std::move(name), &make, &list_settings<typename T::Config>});
+    register_method({std::move(name), &make, [](std::span<const Setting>) {
+                       return list_settings<typename T::Config>();
+                     }});
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "optim/updater.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <tuple>
@@ -12,6 +13,7 @@
 #include "core/for_each.h"
 #include "optim/block_layout.h"
 #include "optim/stat_slots.h"
+#include "optim/weight_update.h"
 
 namespace strata::optim {
 namespace {
@@ -70,6 +72,7 @@ struct OptimizerUpdater::Impl {
   std::shared_ptr<Optimizer> method;
   std::vector<BlockSpec> specs;
   WeightFormat format = WeightFormat::f32;
+  DType working = DType::f32;
   std::vector<BlockLayout> blocks;
   // Kept between instructions for their memory, not for what they hold.
   StateViews views;
@@ -97,8 +100,23 @@ struct OptimizerUpdater::Impl {
 
 namespace {
 
-SliceIn gradient(const OwnedRange& range, std::span<std::byte> grads) {
-  return {Tensor(grads.data() + range.grad_offset, DType::f32, {range.numel()})};
+SliceIn gradient(const ParamInfo& param, const OwnedRange& range, std::span<std::byte> grads) {
+  return {
+      Tensor(grads.data() + range.grad_offset, DType::f32, {range.numel()}), &param, range.begin};
+}
+
+/// What the format keeps of the working weights, for weights that were never more precise.
+void adopt_working(const Slice& slice) {
+  std::array<float, kTile> values;
+  for (std::int64_t begin = 0; begin < slice.numel(); begin += kTile) {
+    const std::int64_t n = std::min(kTile, slice.numel() - begin);
+    for (std::int64_t i = 0; i < n; ++i) {
+      values[static_cast<std::size_t>(i)] = slice.working.dtype() == DType::f32
+                                                ? slice.working.data<float>()[begin + i]
+                                                : to_float(slice.working.data<bf16>()[begin + i]);
+    }
+    start_weights(slice, begin, n, values.data());
+  }
 }
 
 /// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
@@ -115,14 +133,35 @@ StepInfo step_info(const UpdatePacks& packs, const StepScalars& scalars) {
 Slice OptimizerUpdater::Impl::slice(int block,
                                     const OwnedRange& range,
                                     const UpdatePacks& packs) const {
-  const Shape flat{range.numel()};
-  std::byte* const weight = packs.weights.data() + range.weight_offset;
-  Slice out{.param = &param(block, range), .begin = range.begin, .master = {}, .working = {}};
-  if (format == WeightFormat::f32) {
-    out.master = Tensor(weight, DType::f32, flat);
-  } else {
-    out.master = Tensor(packs.state.data() + range.master_offset, DType::f32, flat);
-    out.working = Tensor(weight, DType::bf16, flat);
+  const ParamInfo& info = param(block, range);
+  const auto field = [&](std::size_t f, DType dtype) {
+    const OwnedRange::Field& at = range.weight[f];
+    return Tensor(packs.state.data() + at.offset, dtype, {at.numel});
+  };
+  Slice out{.param = &info,
+            .begin = range.begin,
+            .format = format_of(format, info, working),
+            .master = {},
+            .working = Tensor(packs.weights.data() + range.weight_offset, working, {range.numel()}),
+            .residue = {},
+            .codes = {},
+            .affine = {}};
+  switch (out.format) {
+    case WeightFormat::f32:
+      std::swap(out.master, out.working);
+      break;
+    case WeightFormat::bf16_master:
+      out.master = field(0, DType::f32);
+      break;
+    case WeightFormat::bf16_stochastic:
+      break;
+    case WeightFormat::bf16_kahan:
+      out.residue = field(0, DType::bf16);
+      break;
+    case WeightFormat::int8:
+      out.codes = field(0, DType::u8);
+      out.affine = field(1, DType::f32);
+      break;
   }
   return out;
 }
@@ -189,16 +228,18 @@ OptimizerUpdater::OptimizerUpdater(std::shared_ptr<Optimizer> method,
                                    std::vector<BlockSpec> specs,
                                    std::vector<ShardSpec> shards,
                                    int rank,
-                                   WeightFormat format)
+                                   WeightFormat format,
+                                   DType working)
     : impl_(std::make_unique<Impl>()) {
   impl_->method = std::move(method);
   impl_->specs = std::move(specs);
   impl_->format = format;
+  impl_->working = working;
   std::ranges::sort(
       shards, {}, [](const ShardSpec& s) { return std::tuple(s.tensor, s.begin, s.end); });
   int block = 0;
   for (const BlockSpec& spec : impl_->specs) {
-    impl_->blocks.push_back(lay_out(*impl_->method, spec, shards, rank, block++, format));
+    impl_->blocks.push_back(lay_out(*impl_->method, spec, shards, rank, block++, format, working));
   }
 }
 
@@ -228,10 +269,29 @@ void OptimizerUpdater::init_state(int block,
     impl_->view_state(block, range, state, views);
     impl_->method->init(impl_->param(block, range), views, compute_stream(DeviceKind::cpu));
     const Slice slice = impl_->slice(block, range, packs);
-    if (slice.working) {
-      float* const master = slice.master.data<float>();
-      const bf16* const working = slice.working.data<bf16>();
-      std::transform(working, working + range.numel(), master, to_float);
+    if (slice.format != WeightFormat::f32) {
+      adopt_working(slice);
+    }
+  }
+}
+
+void OptimizerUpdater::start_weights(int block,
+                                     TensorId tensor,
+                                     std::int64_t begin,
+                                     std::span<const float> values,
+                                     std::span<std::byte> weights,
+                                     std::span<std::byte> state) const {
+  UpdatePacks packs;
+  packs.weights = weights;
+  packs.state = state;
+  const std::int64_t end = begin + static_cast<std::int64_t>(values.size());
+  for (const OwnedRange& range : impl_->layout(block).ranges) {
+    const std::int64_t first = std::max(begin, range.begin), last = std::min(end, range.end);
+    if (impl_->param(block, range).id == tensor && first < last) {
+      optim::start_weights(impl_->slice(block, range, packs),
+                           first - range.begin,
+                           last - first,
+                           values.data() + (first - begin));
     }
   }
 }
@@ -251,7 +311,7 @@ void OptimizerUpdater::norm(const Instruction& instruction,
   }
   const std::span<std::byte> grads = packs[{PackClass::grads, b}];
   for (const OwnedRange& range : layout.ranges) {
-    const SliceIn grad = gradient(range, grads);
+    const SliceIn grad = gradient(impl_->param(b, range), range, grads);
     chunk_norms(grad.f32(), range.numel(), partials.data() + range.first_chunk);
   }
   for (const double partial : partials) {
@@ -278,7 +338,7 @@ void OptimizerUpdater::stats(const Instruction& instruction,
     if (needs.active && needs.stat_phases > phase) {
       impl_->view_state(b, range, open.state, impl_->views);
       Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
-      impl_->method->stats(gradient(range, open.grads),
+      impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
                            impl_->views,
                            slots.totals(scalars.stats, range.param, phase),
                            slots.slot(scalars.stats, phase, range.param, range.shard),
@@ -310,7 +370,7 @@ void OptimizerUpdater::update(const Instruction& instruction,
     Slice weight = impl_->slice(b, range, open);
     Workspace workspace = impl_->workspace_for(*weight.param, needs, open);
     impl_->method->update(weight,
-                          gradient(range, open.grads),
+                          gradient(impl_->param(b, range), range, open.grads),
                           impl_->views,
                           slots.totals(scalars.stats, range.param, needs.stat_phases),
                           workspace,

@@ -16,27 +16,38 @@ struct BlockState {
   PackLayout weights;  // by own parameter
   PackLayout grads;
   std::int64_t state_bytes = 0;
-  StateDict entries;  // weights (master where there is one) and every field, this rank's ranges
+  StateDict entries;  // weights as their format keeps them and every field, this rank's ranges
 };
 
 /// Obeys norm, stats and update: cuts slices out of packs and hands them to the method.
 class OptimizerUpdater final : public Updater {
  public:
-  /// `specs`: one per block, in order. `shards`: ranges of every tensor and their owners; empty:
-  /// all ours. Throws internal when the ranges of a tensor do not cover it once, or are cut where
-  /// the method or the norm chunk (kChunk) does not allow it.
+  /// `working`: of the weights that are computed with; f32 in WeightFormat::f32, f32 or bf16 beside
+  /// int8 codes, bf16 in the others. `specs`: one per block, in order. `shards`: ranges of every
+  /// tensor and their owners; empty: all ours. Throws internal when the ranges of a tensor do not
+  /// cover it once, or are cut where the method or the norm chunk (kChunk) does not allow it.
   OptimizerUpdater(std::shared_ptr<Optimizer> method,
                    std::vector<BlockSpec> specs,
                    std::vector<ShardSpec> shards,
                    int rank,
-                   WeightFormat format);
+                   WeightFormat format,
+                   DType working);
   ~OptimizerUpdater() override;
   const BlockState& block(int index) const;
   std::int64_t workspace_bytes() const;
   /// Reductions that the method needs before an update; StepShape::stat_phases of the program.
   int stat_phases() const;
-  /// Fills a fresh state pack: zeros, then Optimizer::init, then master = weights.
+  /// Fills a fresh state pack: zeros, then Optimizer::init, then what the weight format keeps of
+  /// the working weights.
   void init_state(int block, std::span<std::byte> weights, std::span<std::byte> state) const;
+  /// Enters precise weights at the start of a run: elements [begin, begin + values) of a tensor,
+  /// begin a multiple of kWeightGroup, into what this rank owns of it.
+  void start_weights(int block,
+                     TensorId tensor,
+                     std::int64_t begin,
+                     std::span<const float> values,
+                     std::span<std::byte> weights,
+                     std::span<std::byte> state) const;
   /// partials[block] gets one entry per kChunk elements of each parameter, in order; chunks that
   /// another rank owns are 0, so that ranks are combined by adding element by element.
   void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;

@@ -133,20 +133,26 @@ std::string read_header(const std::filesystem::path& path, const Fd& fd, std::in
 }  // namespace
 
 std::string_view safetensors_dtype(DType dtype) {
-  constexpr std::string_view names[] = {"F32", "F64", "BF16", "I8", "U8", "I32", "I64"};
+  constexpr std::string_view names[] = {"F32", "F64", "BF16", "I8", "U8", "I16", "I32", "I64"};
   return names[static_cast<std::size_t>(dtype)];
 }
 
 DType dtype_from_safetensors(std::string_view name, const std::filesystem::path& path) {
-  for (const DType dtype :
-       {DType::f32, DType::f64, DType::bf16, DType::i8, DType::u8, DType::i32, DType::i64}) {
+  for (const DType dtype : {DType::f32,
+                            DType::f64,
+                            DType::bf16,
+                            DType::i8,
+                            DType::u8,
+                            DType::i16,
+                            DType::i32,
+                            DType::i64}) {
     if (safetensors_dtype(dtype) == name) {
       return dtype;
     }
   }
   fail(path,
        fmt::format(
-           "dtype '{}' is not supported: F32, F64, BF16, I8, U8, I32 and I64 are; convert the "
+           "dtype '{}' is not supported: F32, F64, BF16, I8, U8, I16, I32 and I64 are; convert the "
            "file first",
            name));
 }

@@ -33,9 +33,16 @@ class MethodHarness {
   }
   void step(std::span<const T> g, double lr, float grad_scale = 1.f) {
     std::copy(g.begin(), g.end(), grad_.data<T>());
-    Slice slice{&param_, 0, weight_, working_};
+    Slice slice{.param = &param_,
+                .format = working_ ? WeightFormat::bf16_master : WeightFormat::f32,
+                .master = weight_,
+                .working = working_,
+                .residue = {},
+                .codes = {},
+                .affine = {}};
     Workspace none;
-    method_->update(slice, {grad_}, views_, {}, none, {++t_, 0, lr, grad_scale}, compute_stream());
+    method_->update(
+        slice, {grad_, &param_, 0}, views_, {}, none, {++t_, 0, lr, grad_scale}, compute_stream());
   }
   void keep_working_copy() { working_ = Tensor::zeros(DType::bf16, param_.shape); }
   std::span<const T> weights() const { return {weight_.data<T>(), size()}; }

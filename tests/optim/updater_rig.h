@@ -43,7 +43,8 @@ class UpdaterRig {
              int rank,
              WeightFormat format = WeightFormat::f32,
              std::int64_t workspace_bytes = 0)
-      : updater(std::move(method), rig_specs(), std::move(shards), rank, format),
+      : updater(
+            std::move(method), rig_specs(), std::move(shards), rank, format, working_of(format)),
         store(sizes(workspace_bytes)),
         format_(format) {
     for (const int b : {0, 1}) {
@@ -116,6 +117,9 @@ class UpdaterRig {
   StepScalars scalars;
 
  private:
+  static DType working_of(WeightFormat format) {
+    return format == WeightFormat::f32 ? DType::f32 : DType::bf16;
+  }
   PackSizes sizes(std::int64_t workspace_bytes) const {
     PackSizes all{{{PackClass::workspace}, workspace_bytes}};
     for (const int b : {0, 1}) {

@@ -242,7 +242,7 @@ class Spread final : public Optimizer {
               Stream&) override {
     ASSERT_EQ(totals.size(), 2u);
     for (std::int64_t i = 0; i < weight.numel(); ++i) {
-      weight.f32().store(i, static_cast<float>(totals[0] + totals[1]));
+      weight.master.data<float>()[i] = static_cast<float>(totals[0] + totals[1]);
     }
   }
 
@@ -362,7 +362,7 @@ std::string refused(std::shared_ptr<Optimizer> method, std::vector<ShardSpec> of
   }
   of_w.push_back({10, 0, 9600, 0});
   try {
-    OptimizerUpdater updater(std::move(method), rig_specs(), of_w, 0, WeightFormat::f32);
+    OptimizerUpdater updater(std::move(method), rig_specs(), of_w, 0, WeightFormat::f32, DType::f32);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Errc::internal);
     return error.what();
@@ -388,7 +388,8 @@ TEST(Updater, RefusesShardsThatDoNotFit) {
                                 odd,
                                 rig_shards(),  // cuts wte (100, 96) at 4096
                                 0,
-                                WeightFormat::f32),
+                                WeightFormat::f32,
+                                DType::f32),
                Error);
 }
 

@@ -1,0 +1,294 @@
+#include "optim/composed.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "optim/composition.h"
+#include "optim/matrix_update.h"
+#include "optim/percentile_clip.h"
+#include "optim/scalar.h"
+
+namespace strata::optim {
+namespace {
+
+constexpr std::string_view kSameRule = "same";
+
+std::vector<Setting> joined(std::span<const Setting> first, std::span<const Setting> then) {
+  std::vector<Setting> all;
+  const auto put = [&](const Setting& setting) {
+    const auto same = std::ranges::find(all, setting.name, &Setting::name);
+    same == all.end() ? all.push_back(setting) : (void)(same->value = setting.value);
+  };
+  std::ranges::for_each(first, put);
+  std::ranges::for_each(then, put);
+  return all;
+}
+
+std::unique_ptr<Rule> make_rule(std::string_view name,
+                                std::string_view method,
+                                std::span<const Setting> settings,
+                                const std::string& prefix) {
+  const RuleType& type = find_rule(name);
+  std::vector<Setting> own;
+  for (const SettingInfo& info : type.settings()) {
+    const auto given = std::ranges::find(settings, prefix + info.name, &Setting::name);
+    if (given != settings.end()) {
+      own.push_back({info.name, given->value});
+    }
+  }
+  return type.make(method, own);
+}
+
+void append(std::vector<SettingInfo>& all, std::vector<SettingInfo> more) {
+  std::ranges::move(more, std::back_inserter(all));
+}
+
+/// The settings of the parts that `settings` choose, with the defaults of the parts.
+std::vector<SettingInfo> known_settings(std::span<const Setting> settings) {
+  std::vector<SettingInfo> known = list_settings<Parts>();
+  const Parts parts = read_part<Parts>("optim", settings);
+  append(known, find_rule(parts.rule).settings());
+  if (parts.only_matrices()) {
+    append(known, list_settings<AuxParts>());
+    const AuxParts aux = read_part<AuxParts>("optim", settings);
+    if (aux.rule != kSameRule) {
+      for (SettingInfo info : find_rule(aux.rule).settings()) {
+        info.name = "aux." + info.name;
+        known.push_back(std::move(info));
+      }
+    }
+  }
+  append(known, matrix_update_settings(parts.subspace, parts.orthogonal, settings));
+  return known;
+}
+
+}  // namespace
+
+void Parts::validate() const {
+  require(min_coded >= 1, "min_coded", "a value of at least 1", static_cast<double>(min_coded));
+  require(weight_decay >= 0, "weight_decay", "a value of at least 0", weight_decay);
+  require(percentile_clip >= 1 && percentile_clip <= 100,
+          "percentile_clip",
+          "1 to 100",
+          static_cast<double>(percentile_clip));
+  require(!orthogonal || subspace == SubspaceKind::whole,
+          "orthogonal",
+          "subspace=whole: a direction out of a subspace has no full rank",
+          1);
+}
+
+std::vector<SettingInfo> composition_settings(std::span<const Setting> preset,
+                                              std::span<const Setting> given) {
+  const std::vector<Setting> all = joined(preset, given);
+  std::vector<SettingInfo> known = known_settings(all);
+  for (SettingInfo& info : known) {
+    const auto set = std::ranges::find(preset, info.name, &Setting::name);
+    if (set != preset.end()) {
+      info.default_value = set->value;
+    }
+  }
+  return known;
+}
+
+Preset::Preset(std::string name, std::vector<Setting> settings) {
+  register_method({std::move(name),
+                   [settings](std::string_view method,
+                              std::span<const Setting> given) -> std::unique_ptr<Optimizer> {
+                     refuse_unknown(method, given, composition_settings(settings, given));
+                     return std::make_unique<Composed>(method, joined(settings, given));
+                   },
+                   [settings](std::span<const Setting> given) {
+                     return composition_settings(settings, given);
+                   }});
+}
+
+struct Composed::Impl {
+  Parts parts;
+  AuxParts aux_parts;
+  std::unique_ptr<Rule> rule, aux_rule;  // aux_rule: null where it is the same
+  std::unique_ptr<MatrixUpdate> matrices;
+
+  /// What updates one parameter.
+  struct Part {
+    const Rule* rule;
+    StateCodec codec;
+    const MatrixUpdate* matrices;  // null: element by element
+    double lr_ratio;
+  };
+  Part part_of(const ParamInfo& param) const {
+    const bool apart = parts.only_matrices() && param.role != Role::matrix;
+    Part part{apart && aux_rule ? aux_rule.get() : rule.get(),
+              parts.states,
+              apart ? nullptr : matrices.get(),
+              apart ? aux_parts.lr_ratio : 1.0};
+    const std::int64_t numel =
+        part.matrices == nullptr ? param.shape.numel() : part.matrices->moment_numel(param);
+    const bool kept = param.role == Role::vector || numel < parts.min_coded ||
+                      (param.role == Role::embed && !parts.code_embeddings);
+    // bf16 is no code: nothing is lost by small tensors that large ones keep.
+    if (kept && (part.codec != StateCodec::bf16 || part.matrices == nullptr)) {
+      part.codec = StateCodec::f32;
+    }
+    return part;
+  }
+  bool clips() const { return parts.percentile_clip < 100; }
+  template <class T>
+  void run(const Part& part,
+           const Slice& weight,
+           const SliceIn& grad,
+           StateViews& state,
+           double scale,
+           const RuleStep& rule_step,
+           const WeightStep& by,
+           const StepInfo& step) const;
+};
+
+Composed::Composed(std::string_view method, std::span<const Setting> settings)
+    : impl_(std::make_unique<Impl>()) {
+  Impl& m = *impl_;
+  m.parts = read_part<Parts>(method, settings);
+  m.rule = make_rule(m.parts.rule, method, settings, "");
+  m.matrices = make_matrix_update(m.parts.subspace, m.parts.orthogonal, method, settings);
+  if (m.parts.only_matrices()) {
+    m.aux_parts = read_part<AuxParts>(method, settings);
+    if (m.aux_parts.rule != kSameRule) {
+      m.aux_rule = make_rule(m.aux_parts.rule, method, settings, "aux.");
+    }
+    require(!m.matrices->of_image() || !m.rule->couples_decay() || m.parts.weight_decay == 0,
+            "weight_decay",
+            "0, or decoupled=true: a subspace does not see the weights",
+            m.parts.weight_decay);
+  }
+}
+
+Composed::~Composed() = default;
+
+StateLayout Composed::state_layout(const ParamInfo& param) const {
+  const Impl::Part part = impl_->part_of(param);
+  StateLayout layout;
+  if (part.matrices != nullptr) {
+    part.matrices->add_fields(param, *part.rule, part.codec, layout);
+  } else {
+    for (const Moment& moment : part.rule->moments()) {
+      add_moment_fields(layout, part.codec, moment);
+    }
+    part.rule->add_fields(param, layout);
+  }
+  if (impl_->clips()) {
+    layout.push_back(percentile_field());
+  }
+  return layout;
+}
+
+Granularity Composed::granularity(const ParamInfo& param) const {
+  const Impl::Part part = impl_->part_of(param);
+  if (part.matrices != nullptr) {
+    return Granularity::whole();
+  }
+  const Granularity rule = part.rule->granularity(param);
+  return rule == Granularity::element() ? Granularity::blocks_of(codec_block(part.codec)) : rule;
+}
+
+Needs Composed::needs(const ParamInfo& param, std::int64_t) const {
+  const Impl::Part part = impl_->part_of(param);
+  Needs needs;
+  if (part.matrices != nullptr) {
+    needs.workspace_bytes = part.matrices->workspace_bytes(param);
+  } else {
+    needs.workspace_bytes = part.rule->workspace_bytes(param);
+  }
+  if (impl_->clips()) {
+    needs.stat_phases = kPercentilePhases;
+    needs.stats = 1;
+  }
+  return needs;
+}
+
+void Composed::stats(const SliceIn& grad,
+                     StateViews& state,
+                     std::span<const double> totals,
+                     std::span<double> partial,
+                     int phase,
+                     Workspace&,
+                     const StepInfo& step,
+                     Stream&) {
+  if (phase == 0) {
+    partial[0] = squared_norm(grad, step.grad_scale);
+  } else if (grad.begin == 0) {
+    partial[0] = percentile_scale(
+        state, std::sqrt(totals[0]), static_cast<int>(impl_->parts.percentile_clip), step.step);
+  }
+}
+
+template <class T>
+void Composed::Impl::run(const Part& part,
+                         const Slice& weight,
+                         const SliceIn& grad,
+                         StateViews& state,
+                         double scale,
+                         const RuleStep& rule_step,
+                         const WeightStep& by,
+                         const StepInfo& step) const {
+  RuleLoop<T> loop;
+  loop.numel = weight.numel();
+  loop.grad = grad.grad.data<T>();
+  loop.scale = static_cast<T>(scale);
+  loop.weights = &weight;
+  const RandomKey key{step.seed,
+                      RandomUse::state_rounding,
+                      static_cast<std::uint64_t>(step.step),
+                      static_cast<std::uint64_t>(weight.param->id)};
+  std::size_t next = 0;
+  for (const Moment& moment : part.rule->moments()) {
+    loop.moments[next++] = CodedMoment(part.codec, moment, state, key, weight.begin);
+  }
+  const auto sink = [&](std::int64_t begin, std::int64_t n, const T* direction) {
+    move_weights(weight, begin, n, direction, by, step);
+  };
+  loop.sink = std::ref(sink);
+  part.rule->run(rule_step, {weight.param, weight.begin, &state}, loop);
+}
+
+void Composed::update(Slice& weight,
+                      const SliceIn& grad,
+                      StateViews& state,
+                      std::span<const double> totals,
+                      Workspace& workspace,
+                      const StepInfo& step,
+                      Stream& stream) {
+  const Impl& m = *impl_;
+  const ParamInfo& param = *weight.param;
+  const Impl::Part part = m.part_of(param);
+  const double decay = decays(m.parts.decay, param.role) ? m.parts.weight_decay : 0.0;
+  const bool coupled = part.rule->couples_decay();
+  const double scale =
+      static_cast<double>(step.grad_scale) * (m.clips() ? totals[totals.size() - 1] : 1.0);
+  const double lr = step.lr * part.lr_ratio;
+  const double direct = coupled ? 0.0 : lr * decay;
+  const bool after = part.rule->decays_after();
+  WeightStep by{
+      .size = lr, .decay_before = after ? 0.0 : direct, .decay_after = after ? direct : 0.0};
+  if (part.matrices != nullptr) {
+    return part.matrices->update({.weight = weight,
+                                  .grad = grad.f32(),
+                                  .scale = static_cast<float>(scale),
+                                  .state = state,
+                                  .rule = *part.rule,
+                                  .codec = part.codec,
+                                  .coupled_decay = coupled ? decay : 0.0,
+                                  .by = by,
+                                  .info = step,
+                                  .workspace = workspace.bytes,
+                                  .stream = stream});
+  }
+  by.size *= part.rule->step_factor(step.step);
+  const RuleStep rule_step{
+      .t = step.step, .coupled_decay = coupled ? decay : 0.0, .workspace = workspace.bytes};
+  weight.in_double() ? m.run<double>(part, weight, grad, state, scale, rule_step, by, step)
+                     : m.run<float>(part, weight, grad, state, scale, rule_step, by, step);
+}
+
+}  // namespace strata::optim

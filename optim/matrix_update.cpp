@@ -1,0 +1,22 @@
+#include "optim/matrix_update.h"
+
+#include <algorithm>
+
+namespace strata::optim {
+
+RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel) {
+  RuleLoop<float> loop;
+  loop.numel = numel;
+  loop.scale = step.scale;
+  const RandomKey key{step.info.seed,
+                      RandomUse::state_rounding,
+                      static_cast<std::uint64_t>(step.info.step),
+                      static_cast<std::uint64_t>(step.weight.param->id)};
+  std::size_t next = 0;
+  for (const Moment& moment : step.rule.moments()) {
+    loop.moments[next++] = CodedMoment(step.codec, moment, step.state, key, 0);
+  }
+  return loop;
+}
+
+}  // namespace strata::optim

@@ -1,0 +1,206 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "optim/moments.h"
+#include "optim/registry.h"
+#include "optim/weight_update.h"
+
+namespace strata::optim {
+
+/// What is known of a step when a rule runs.
+struct RuleStep {
+  std::int64_t t = 1;          // steps since the moments were last empty, this one included
+  double coupled_decay = 0.0;  // times the weight, joins the gradient (Rule::couples_decay)
+  std::span<std::byte> workspace = {};
+};
+
+/// What a rule works on. `param` is null for the image of a matrix in a subspace.
+struct RuleSlice {
+  const ParamInfo* param = nullptr;
+  std::int64_t begin = 0;  // first element of the slice
+  StateViews* state = nullptr;
+};
+
+/// Runs a rule's kernel over the slice, tile by tile: moments are decoded before and coded after,
+/// directions go to `sink`, or to `directions` where that is given.
+///
+/// A kernel is `T operator()(T g, T w, T& first, T& second) const`: gradient, weight and moments
+/// in, direction out, so that w <- w - size * direction; in + - * / sqrt and fma_ only, so that
+/// bytes agree over threads, instruction sets and devices. Where it uses them it says so: kMoments
+/// = 1 or 2, kReadsWeight, kSharedSecond (a second moment that it only reads).
+template <class T>
+class RuleLoop {
+ public:
+  std::int64_t numel = 0;
+  const T* grad = nullptr;
+  T scale = 1;  // clip coefficient
+  std::array<CodedMoment, 2> moments;
+  const Slice* weights = nullptr;
+  /// Instead of a second moment: fills the values of elements [begin, begin + n).
+  std::function<void(std::int64_t begin, std::int64_t n, T* to)> shared_second;
+  T* directions = nullptr;
+  std::function<void(std::int64_t begin, std::int64_t n, const T* direction)> sink;
+
+  template <class Kernel>
+  void run(const Kernel& kernel) const {
+    for_each_tile(numel, [&](std::int64_t begin, std::int64_t n) { tile(kernel, begin, n); });
+  }
+
+ private:
+  using Buffer = std::array<T, kTile>;
+  template <class Kernel>
+  void tile(const Kernel& kernel, std::int64_t begin, std::int64_t n) const;
+  T* load(const CodedMoment& moment, std::int64_t begin, std::int64_t n, Buffer& buffer) const {
+    if (const Tensor values = moment.in_place()) {
+      return values.data<T>() + begin;
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      moment.load(begin, n, buffer.data());
+    }
+    return buffer.data();
+  }
+  void store(const CodedMoment& moment, std::int64_t begin, std::int64_t n, const T* from) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (!moment.in_place()) {
+        moment.store(begin, n, from);
+      }
+    }
+  }
+  const T* weights_at(std::int64_t begin, std::int64_t n, Buffer& buffer) const {
+    if (weights->master) {
+      return weights->master.data<T>() + begin;
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      load_weights(*weights, begin, n, buffer.data());
+    }
+    return buffer.data();
+  }
+};
+
+/// What a kernel says of itself, or the default.
+template <class Kernel>
+struct KernelTraits {
+  static constexpr int moments() {
+    if constexpr (requires { Kernel::kMoments; }) {
+      return Kernel::kMoments;
+    } else {
+      return 0;
+    }
+  }
+  static constexpr bool kReadsWeight = requires { Kernel::kReadsWeight; };
+  static constexpr bool kSharedSecond = requires { Kernel::kSharedSecond; };
+  static constexpr int kMoments = moments();
+};
+
+template <class T>
+template <class Kernel>
+void RuleLoop<T>::tile(const Kernel& kernel, std::int64_t begin, std::int64_t n) const {
+  using Traits = KernelTraits<Kernel>;
+  alignas(64) Buffer first_buffer, second_buffer, weight_buffer, direction_buffer;
+  T* first = nullptr;
+  T* second = nullptr;
+  if constexpr (Traits::kMoments > 0) {
+    first = load(moments[0], begin, n, first_buffer);
+  }
+  if constexpr (Traits::kMoments > 1) {
+    second = load(moments[1], begin, n, second_buffer);
+  } else if (shared_second) {
+    second = second_buffer.data();
+    shared_second(begin, n, second);
+  }
+  const T* w = nullptr;
+  if constexpr (Traits::kReadsWeight) {
+    w = weights_at(begin, n, weight_buffer);
+  }
+  const T* const g = grad + begin;
+  T* const d = directions == nullptr ? direction_buffer.data() : directions + begin;
+  cpu::simd([&] {
+    const Kernel rule = kernel;
+    const T by = scale;
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < n; ++i) {
+      T none = 0, other = 0;
+      d[i] = rule(by * g[i],
+                  Traits::kReadsWeight ? w[i] : T(0),
+                  Traits::kMoments > 0 ? first[i] : none,
+                  Traits::kMoments > 1 || Traits::kSharedSecond ? second[i] : other);
+    }
+  });
+  if constexpr (Traits::kMoments > 0) {
+    store(moments[0], begin, n, first);
+  }
+  if constexpr (Traits::kMoments > 1) {
+    store(moments[1], begin, n, second);
+  }
+  if (sink) {
+    sink(begin, n, d);
+  }
+}
+
+/// How gradient and moments become a direction. Knows no weight format, codec, subspace or shard.
+class Rule {
+ public:
+  virtual ~Rule() = default;
+  virtual std::span<const Moment> moments() const = 0;
+  /// State beside the moments, where a parameter may be cut, and scratch of one update.
+  virtual void add_fields(const ParamInfo&, StateLayout&) const {}
+  virtual Granularity granularity(const ParamInfo&) const { return Granularity::element(); }
+  virtual std::int64_t workspace_bytes(const ParamInfo&) const { return 0; }
+  /// Whether the rule works on elements alone, so that it can work in a subspace too.
+  virtual bool elementwise() const { return true; }
+  /// The step is lr times this.
+  virtual double step_factor(std::int64_t /*t*/) const { return 1.0; }
+  /// Whether weights decay after the step instead of before it.
+  virtual bool decays_after() const { return false; }
+  /// Whether decay joins the gradient instead of the weight.
+  virtual bool couples_decay() const { return false; }
+  virtual void run(const RuleStep& step, const RuleSlice& slice, RuleLoop<float>& loop) const = 0;
+  virtual void run(const RuleStep& step, const RuleSlice& slice, RuleLoop<double>& loop) const = 0;
+};
+
+/// A rule whose elements do not know of each other: Derived has `kernel<T>(step)`.
+template <class Derived>
+class ElementRule : public Rule {
+ public:
+  void run(const RuleStep& step, const RuleSlice&, RuleLoop<float>& loop) const final {
+    loop.run(self().template kernel<float>(step));
+  }
+  void run(const RuleStep& step, const RuleSlice&, RuleLoop<double>& loop) const final {
+    loop.run(self().template kernel<double>(step));
+  }
+
+ private:
+  const Derived& self() const { return static_cast<const Derived&>(*this); }
+};
+
+/// Rules by name, for any composition. Throws config for an unknown one.
+struct RuleType {
+  std::string name;
+  std::function<std::unique_ptr<Rule>(std::string_view method, std::span<const Setting>)> make;
+  std::function<std::vector<SettingInfo>()> settings;
+};
+void register_rule(RuleType type);
+const RuleType& find_rule(std::string_view name);
+std::vector<std::string> rule_names();
+
+/// `const RuleRegistrar<Sgd> rule{"sgd"};` makes a rule known; T as for Registrar.
+template <class T>
+struct RuleRegistrar {
+  explicit RuleRegistrar(std::string name) {
+    register_rule({std::move(name),
+                   [](std::string_view method, std::span<const Setting> settings) {
+                     return std::unique_ptr<Rule>(
+                         std::make_unique<T>(read<typename T::Config>(method, settings)));
+                   },
+                   &list_settings<typename T::Config>});
+  }
+};
+
+}  // namespace strata::optim

@@ -1,0 +1,41 @@
+#pragma once
+#include <array>
+#include <cstdint>
+
+#include "core/for_each.h"
+#include "core/philox.h"
+
+namespace strata::optim {
+
+/// Elements that an update works on at a time, in a cache of the first level: a divisor of the
+/// chunk at which tensors are cut and a multiple of every block that is coded together.
+inline constexpr std::int64_t kTile = 1024;
+static_assert(kChunk % kTile == 0);
+
+/// Calls body(begin, n) for the tiles of [0, numel), in any order on any thread of the team.
+template <class Body>
+void for_each_tile(std::int64_t numel, const Body& body) {
+  parallel_for(numel, kChunk, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t at = begin; at < end; at += kTile) {
+      body(at, end - at < kTile ? end - at : kTile);
+    }
+  });
+}
+
+/// 16 random bits for each element of a tile that starts at `first` of the whole tensor, a multiple
+/// of 8.
+using TileNoise = std::array<std::uint16_t, kTile>;
+inline void draw_noise(const RandomKey& key, std::int64_t first, std::int64_t n, TileNoise& noise) {
+  cpu::simd([&] {
+    for (std::int64_t i = 0; i < n; i += 8) {
+      const auto words = key.words(static_cast<std::uint64_t>((first + i) / 8));
+      for (std::int64_t w = 0; w < 4; ++w) {
+        const std::uint32_t word = words[static_cast<std::size_t>(w)];
+        noise[static_cast<std::size_t>(i + 2 * w)] = static_cast<std::uint16_t>(word);
+        noise[static_cast<std::size_t>(i + 2 * w + 1)] = static_cast<std::uint16_t>(word >> 16);
+      }
+    }
+  });
+}
+
+}  // namespace strata::optim
