@@ -24,11 +24,8 @@ FourBitRange range_of(const bf16* ranges, std::int64_t block) {
 /// min and max of x (n); a zero is +0, so that bits do not depend on the order.
 void write_range(bf16* range, const float* x, std::int64_t n) {
   constexpr float kLowest = -std::numeric_limits<float>::max();
-  float top = 0.f, bottom = 0.f;
-  cpu::simd([&] {
-    top = cpu::lane_max(n, kLowest, [&](std::int64_t i) { return x[i]; });
-    bottom = cpu::lane_max(n, kLowest, [&](std::int64_t i) { return -x[i]; });
-  });
+  const float top = cpu::lane_max(n, kLowest, [&](std::int64_t i) { return x[i]; });
+  const float bottom = cpu::lane_max(n, kLowest, [&](std::int64_t i) { return -x[i]; });
   range[0] = bf16_below(0.f - bottom);
   range[1] = bf16_above(top + 0.f);
 }
@@ -40,17 +37,15 @@ void encode_piece(std::uint8_t* codes,
                   std::int64_t n,
                   const FourBitRange& range) {
   std::uint32_t code[kPiece + 1];
-  cpu::simd([&] {
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-      code[i] = range.encode(x[i], rounding[i]);
-    }
-    code[n] = 0;  // the partner of a last odd element
+  for (std::int64_t i = 0; i < n; ++i) {
+    code[i] = range.encode(x[i], rounding[i]);
+  }
+  code[n] = 0;  // the partner of a last odd element
 #pragma omp simd
-    for (std::int64_t j = 0; j < (n + 1) / 2; ++j) {
-      codes[j] = static_cast<std::uint8_t>(code[2 * j] << 4 | code[2 * j + 1]);
-    }
-  });
+  for (std::int64_t j = 0; j < (n + 1) / 2; ++j) {
+    codes[j] = static_cast<std::uint8_t>(code[2 * j] << 4 | code[2 * j + 1]);
+  }
 }
 
 /// rounding (kPiece) = uniform numbers first, first + 1, ... of the key.
@@ -127,18 +122,20 @@ void encode_error(std::span<std::uint8_t> codes,
   const auto body = [=](std::int64_t begin, std::int64_t end) {
     float rounding[kPiece];
     std::fill(rounding, rounding + kPiece, 0.5f);
-    for (std::int64_t b = begin; b < end; ++b) {
-      const std::int64_t from = b * block, to = std::min(n, from + block);
-      write_range(ranges.data() + 2 * b, values.data() + from, to - from);
-      const FourBitRange range = range_of(ranges.data(), b);
-      for (std::int64_t i = from; i < to; i += kPiece) {
-        if (random) {
-          draw(rounding, key, first + i);
+    cpu::simd([&] {
+      for (std::int64_t b = begin; b < end; ++b) {
+        const std::int64_t from = b * block, to = std::min(n, from + block);
+        write_range(ranges.data() + 2 * b, values.data() + from, to - from);
+        const FourBitRange range = range_of(ranges.data(), b);
+        for (std::int64_t i = from; i < to; i += kPiece) {
+          if (random) {
+            draw(rounding, key, first + i);
+          }
+          encode_piece(
+              codes.data() + i / 2, values.data() + i, rounding, std::min(kPiece, to - i), range);
         }
-        encode_piece(
-            codes.data() + i / 2, values.data() + i, rounding, std::min(kPiece, to - i), range);
       }
-    }
+    });
   };
   for_each_block(stream, (n + block - 1) / block, block, body);
 }

@@ -1,10 +1,12 @@
 #include "core/normal.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "core/cpu/simd.h"
 #include "core/parallel_for.h"
 
 namespace strata {
@@ -19,7 +21,7 @@ std::vector<float> normals(std::int64_t first, std::size_t count, double mean, d
 }
 
 TEST(FillNormal, FollowsBoxAndMuller) {
-  const std::vector<float> z = normals(0, 4000, 0.0, 1.0);
+  const std::vector<float> z = normals(0, 1 << 18, 0.0, 1.0);
   for (std::size_t i = 0; i < z.size(); i += 2) {
     const auto words = kKey.words(i / 4);
     const double u = (words[i % 4] + 1.0) / 4294967296.0;
@@ -40,6 +42,16 @@ TEST(FillNormal, HasTheMomentsOfANormalDistribution) {
   }
   EXPECT_NEAR(mean, 0.0, 5.0 / 512.0);
   EXPECT_NEAR(square, 1.0, 5.0 * std::sqrt(2.0) / 512.0);
+}
+
+TEST(FillNormal, BitsDoNotDependOnInstructions) {
+  const cpu::IsaLevel best = cpu::isa_level();
+  const std::vector<float> here = normals(3, 5000, 0.0, 1.0);
+  for (const cpu::IsaLevel level : {cpu::IsaLevel::base, cpu::IsaLevel::avx2}) {
+    cpu::force_isa_level(std::min(level, best));
+    EXPECT_EQ(here, normals(3, 5000, 0.0, 1.0)) << cpu::to_string(level);
+  }
+  cpu::force_isa_level(best);
 }
 
 TEST(FillNormal, AnElementIsTheSameInEveryPiece) {
