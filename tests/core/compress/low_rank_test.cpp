@@ -198,13 +198,31 @@ double distance(const Tensor& got, const Tensor& want) {
 TEST(LowRank, MatricesOfThatRankComeBack) {
   for (const std::int64_t rank : {1, 4}) {
     for (const auto& [a, b] : {std::pair{50, 31}, {31, 50}, {64, 64}, {7, 200}}) {
-      const Tensor G = decaying_matrix(a, b, rank, 1.f);
-      for (const Method method : {Method::randomized, Method::exact}) {
-        const Tensor basis = basis_of(G, rank, method);
-        EXPECT_LT(distance(projected_back(projected(G, basis), basis, a, b), G), 1e-5);
+      for (const float size : {1.f, 1e-33f, 1e30f}) {
+        const Tensor G = decaying_matrix(a, b, rank, 1.f);
+        for (std::int64_t i = 0; i < G.numel(); ++i) {
+          G.data<float>()[i] *= size;
+        }
+        for (const Method method : {Method::randomized, Method::exact}) {
+          const Tensor basis = basis_of(G, rank, method);
+          EXPECT_LT(distance(projected_back(projected(G, basis), basis, a, b), G), 1e-5) << size;
+        }
       }
     }
   }
+}
+
+TEST(LowRank, OneLookAtATinyMatrixOfThatRankIsEnough) {
+  const Tensor G = decaying_matrix(30, 20, 2, 1.f);
+  for (std::int64_t i = 0; i < G.numel(); ++i) {
+    G.data<float>()[i] *= 1e-33f;
+  }
+  const LowRankShape shape{30, 20, 2};
+  const RandomizedSettings settings{.oversample = 0, .power_iterations = 0};
+  const Tensor basis = Tensor::zeros(DType::f32, shape.basis());
+  Workspace workspace(top_subspace_workspace_bytes(shape, settings));
+  top_subspace(basis, G, shape, settings, kKey, workspace, compute_stream());
+  EXPECT_LT(distance(projected_back(projected(G, basis), basis, 30, 20), G), 1e-5);
 }
 
 TEST(LowRank, ProjectBackAdds) {
