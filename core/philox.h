@@ -42,15 +42,19 @@ struct RandomKey {
   RandomUse use = RandomUse::init;
   std::uint64_t a = 0, b = 0;
 
+  /// What the draws of one key share: the Philox key, then the upper half of the counter. b and a
+  /// enter by one Philox round trip, so that all 64 bits of each count.
+  STRATA_HD std::array<std::uint32_t, 4> address() const {
+    return philox(
+        {static_cast<std::uint32_t>(a),
+         static_cast<std::uint32_t>(a >> 32),
+         static_cast<std::uint32_t>(b),
+         static_cast<std::uint32_t>(b >> 32)},
+        {static_cast<std::uint32_t>(seed),
+         static_cast<std::uint32_t>(seed >> 32) ^ (static_cast<std::uint32_t>(use) << 24)});
+  }
   STRATA_HD std::array<std::uint32_t, 4> words(std::uint64_t c) const {
-    // b and a enter the key by one Philox round trip, so that all 64 bits of each count.
-    const auto k =
-        philox({static_cast<std::uint32_t>(a),
-                static_cast<std::uint32_t>(a >> 32),
-                static_cast<std::uint32_t>(b),
-                static_cast<std::uint32_t>(b >> 32)},
-               {static_cast<std::uint32_t>(seed),
-                static_cast<std::uint32_t>(seed >> 32) ^ (static_cast<std::uint32_t>(use) << 24)});
+    const auto k = address();
     return philox({static_cast<std::uint32_t>(c), static_cast<std::uint32_t>(c >> 32), k[2], k[3]},
                   {k[0], k[1]});
   }
