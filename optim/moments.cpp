@@ -2,18 +2,33 @@
 
 #include <algorithm>
 
+#include "core/cpu/wide_lane.h"
 #include "core/quant.h"
 #include "core/quant_range.h"
 
 namespace strata::optim {
 namespace {
 
+using quant::ZeroCode;
+
 constexpr std::int64_t kBlock8 = 256, kBlock4 = 128, kGroupFp8 = 128;
 constexpr std::int64_t kRangeValues = 3;  // of ExpandedRange
 static_assert(kTile % kBlock8 == 0 && kTile % kBlock4 == 0 && kTile % kGroupFp8 == 0);
 
-// Bits of magnitudes: integers compare like the floats, and their extremes vectorise.
-float largest(const float* x, std::int64_t n) {
+/// Largest magnitude of a block. Bits of magnitudes compare like the floats.
+template <class F, std::int64_t Block>
+float largest(const float* x) {
+  using Int = LaneInt<F>;
+  Int most(0);
+  for (std::int64_t i = 0; i < Block; i += cpu::kLanesOf<F>) {
+    F value;
+    cpu::read(value, x + i);
+    most = most_of(most, bits_of(value) & Int(0x7fffffff));
+  }
+  return float_of(cpu::greatest_lane(most));
+}
+
+float largest_of(const float* x, std::int64_t n) {
   std::uint32_t most = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
@@ -31,54 +46,67 @@ float least_nonzero(const float* x, std::int64_t n) {
   return std::bit_cast<float>(least + 1u);
 }
 
-template <class Code, bool Positive>
-void load_block(const std::uint8_t* codes, float scale, std::int64_t n, float* to) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const int code = codes[i];
-    const float value = Code::decode(code);
-    if constexpr (Positive) {
-      // A second moment that rounded to zero would divide by eps where the first one did not.
-      to[i] = (code == Code::kZero ? Code::kHalfLeast : value) * scale;
-    } else {
-      to[i] = value * scale;
-    }
+template <class F, class Code, ZeroCode Zero>
+void decode_block(const std::uint8_t* codes, float scale, float* to) {
+  for (std::int64_t i = 0; i < kBlock8; i += cpu::kLanesOf<F>) {
+    LaneInt<F> code;
+    cpu::read_bytes(code, codes + i);
+    // Plus 0, so that a scale of 0 makes zeros without a sign.
+    cpu::write(to + i, fma_(Code::template decode<F, Zero>(code), F(scale), F(0.f)));
   }
 }
 
-template <class Code>
-void store_block(const float* from, float scale, std::int64_t n, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    codes[i] = static_cast<std::uint8_t>(Code::encode(from[i] / scale));
+/// Scales whose reciprocal is a normal float; others are brought there by `shift` first, a power of
+/// two.
+struct Reciprocal {
+  float shift, value;
+  explicit Reciprocal(float scale)
+      : shift(scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f)),
+        value(scale == 0.f ? 0.f : 1.f / (scale * shift)) {}
+};
+
+template <class F, class Code>
+float encode_block(const float* from, std::uint8_t* codes) {
+  const float scale = largest<F, kBlock8>(from);
+  const Reciprocal by(scale);
+  for (std::int64_t i = 0; i < kBlock8; i += cpu::kLanesOf<F>) {
+    F value;
+    cpu::read(value, from + i);
+    cpu::write_bytes(codes + i, Code::encode(value * F(by.shift) * F(by.value)));
   }
+  return scale;
 }
 
-template <class Code, bool Positive>
+template <class Code, ZeroCode Zero>
 void load8(const std::uint8_t* codes, const float* scales, std::int64_t n, float* to) {
-  cpu::simd([&] {
-    for (std::int64_t at = 0; at < n; at += kBlock8) {
-      const std::int64_t count = std::min(kBlock8, n - at);
-      const float scale = scales[at / kBlock8];
-      if (scale == 0.f) {
-        std::fill(to + at, to + at + count, 0.f);
-      } else {
-        load_block<Code, Positive>(codes + at, scale, count, to + at);
-      }
+  cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+    std::int64_t at = 0;
+    for (; at + kBlock8 <= n; at += kBlock8) {
+      decode_block<F, Code, Zero>(codes + at, scales[at / kBlock8], to + at);
+    }
+    if (at < n) {
+      std::uint8_t bytes[kBlock8] = {};
+      float values[kBlock8];
+      std::copy(codes + at, codes + n, bytes);
+      decode_block<F, Code, Zero>(bytes, scales[at / kBlock8], values);
+      std::copy(values, values + (n - at), to + at);
     }
   });
 }
 
 template <class Code>
 void store8(const float* from, std::int64_t n, std::uint8_t* codes, float* scales) {
-  cpu::simd([&] {
-    for (std::int64_t at = 0; at < n; at += kBlock8) {
-      const std::int64_t count = std::min(kBlock8, n - at);
-      const float scale = largest(from + at, count);
-      scales[at / kBlock8] = scale;
-      if (scale == 0.f) {
-        std::fill(codes + at, codes + at + count, static_cast<std::uint8_t>(Code::kZero));
-      } else {
-        store_block<Code>(from + at, scale, count, codes + at);
-      }
+  cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+    std::int64_t at = 0;
+    for (; at + kBlock8 <= n; at += kBlock8) {
+      scales[at / kBlock8] = encode_block<F, Code>(from + at, codes + at);
+    }
+    if (at < n) {
+      std::uint8_t bytes[kBlock8];
+      float values[kBlock8] = {};
+      std::copy(from + at, from + n, values);
+      scales[at / kBlock8] = encode_block<F, Code>(values, bytes);
+      std::copy(bytes, bytes + (n - at), codes + at);
     }
   });
 }
@@ -109,12 +137,18 @@ void store4(const float* from, std::int64_t n, std::uint8_t* codes, float* scale
     std::uint8_t wide[kBlock4 + 1];
     for (std::int64_t at = 0; at < n; at += kBlock4) {
       const std::int64_t count = std::min(kBlock4, n - at);
-      const float scale = largest(from + at, count);
+      float scale = 0.f;
+      for (std::int64_t i = 0; i < count; ++i) {
+        scale = std::max(scale, std::abs(from[at + i]));
+      }
       scales[at / kBlock4] = scale;
       if (scale == 0.f) {
         std::fill(wide, wide + count, static_cast<std::uint8_t>(Code::kZero));
       } else {
-        store_block<Code>(from + at, scale, count, wide);
+        const Reciprocal by(scale);
+        for (std::int64_t i = 0; i < count; ++i) {
+          wide[i] = static_cast<std::uint8_t>(Code::encode(from[at + i] * by.shift * by.value));
+        }
       }
       wide[count] = 0;
       for (std::int64_t i = 0; i < (count + 1) / 2; ++i) {
@@ -142,7 +176,7 @@ void store_fp8(const float* from, std::int64_t n, std::uint8_t* codes, float* ra
     for (std::int64_t at = 0; at < n; at += kGroupFp8) {
       const std::int64_t count = std::min(kGroupFp8, n - at);
       const auto range =
-          quant::ExpandedRange::of(least_nonzero(from + at, count), largest(from + at, count));
+          quant::ExpandedRange::of(least_nonzero(from + at, count), largest_of(from + at, count));
       float* const to = ranges + at / kGroupFp8 * kRangeValues;
       to[0] = range.scale, to[1] = range.power, to[2] = range.centre;
       const quant::ExpandedCoder coder(range);
@@ -228,8 +262,8 @@ void CodedMoment::load(std::int64_t begin, std::int64_t n, float* to) const {
     case StateCodec::dynamic8: {
       const auto* const codes = values_.data<std::uint8_t>() + begin;
       const float* const scales = scales_.data<float>() + begin / kBlock8;
-      return positive_ ? load8<quant::Dynamic8Unsigned, true>(codes, scales, n, to)
-                       : load8<quant::Dynamic8Signed, false>(codes, scales, n, to);
+      return positive_ ? load8<quant::Dynamic8Unsigned, ZeroCode::half_least>(codes, scales, n, to)
+                       : load8<quant::Dynamic8Signed, ZeroCode::zero>(codes, scales, n, to);
     }
     case StateCodec::dynamic4: {
       const auto* const codes = values_.data<std::uint8_t>() + begin / 2;
