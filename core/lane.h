@@ -9,11 +9,11 @@
 
 namespace strata {
 
-/// Floats that are looked up by the low bits of an index.
-template <int Entries>
+/// Values that are looked up by the low bits of an index.
+template <int Entries, class T = float>
 struct alignas(64) LaneTable {
   static_assert((Entries & (Entries - 1)) == 0);
-  float values[Entries];
+  T values[Entries];
 };
 
 /// The integers beside the floats F.
@@ -54,8 +54,8 @@ STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
 STRATA_HD inline float most_of(float a, float b) {
   return a < b ? b : a;
 }
-template <int Entries>
-STRATA_HD inline float pick(const LaneTable<Entries>& table, std::int32_t index) {
+template <int Entries, class T>
+STRATA_HD inline T pick(const LaneTable<Entries, T>& table, std::int32_t index) {
   return table.values[index & (Entries - 1)];
 }
 

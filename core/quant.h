@@ -33,6 +33,38 @@ struct DynamicCode {
   /// The value of each code, for lanes F.
   template <class F = float, ZeroCode Zero = ZeroCode::zero>
   STRATA_HD static F decode(const LaneInt<F>& code) {
+    if constexpr (kCodes == 16) {
+      return pick(kValues, code);
+    } else {
+      return decode_rank<F, Zero>(code);
+    }
+  }
+
+  /// Nearest code of each y in [-1, 1] or [0, 1], in the low byte of what is returned; between two:
+  /// the higher one, as far as a float tells.
+  template <class F = float>
+  STRATA_HD static LaneInt<F> encode(const F& y) {
+    using Int = LaneInt<F>;
+    const Int bits = bits_of(Signed ? most_of(y, F(kBottom)) : y);
+    const Int size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
+    // A power of two holds at most one of the places where a decade starts: above it, what holds is
+    // what holds in the next power of two.
+    const Int binade = size >> 23;
+    const Int at = select(size >= bits_of(pick(kRules.start, binade)), binade + Int(1), binade);
+    const F place =
+        float_of(least_of(size, bits_of(pick(kRules.last, at)))) - pick(kRules.first, at);
+    // Adding the rank to 1.5 * 2^23 leaves it, rounded once, in the low bits.
+    const Int rank = bits_of(fma_(place, pick(kRules.per_value, at), pick(kRules.rank, at)));
+    if constexpr (Signed) {
+      return select(bits < Int(0), Int(kZero) - rank, Int(kZero) + rank);
+    } else {
+      return rank - Int(1);
+    }
+  }
+
+ private:
+  template <class F, ZeroCode Zero>
+  STRATA_HD static F decode_rank(const LaneInt<F>& code) {
     // Ranks count magnitudes from 1 within decade 0 (from 2 where decades have 2^(i+1) values), so
     // that the exponent is the decade and the mantissa the place in it.
     const F rank = fma_(float_from(code), F(kRankUnit), F(Signed ? -kZero * kRankUnit : kRankUnit));
@@ -46,30 +78,6 @@ struct DynamicCode {
     return fma_(place, pick(kPitch, decade), first);
   }
 
-  /// Nearest code of each y in [-1, 1] or [0, 1], in the low byte of what is returned; between two:
-  /// the higher one, as far as a float tells.
-  template <class F = float>
-  STRATA_HD static LaneInt<F> encode(const F& y) {
-    using Int = LaneInt<F>;
-    const Int bits = bits_of(Signed ? most_of(y, F(kBottom)) : y);
-    const Int size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
-    // A power of two holds at most one of the places where a decade starts: above it, what holds is
-    // what holds in the next power of two.
-    const Int binade = size >> 23;
-    const Int at = select(
-        size >= bits_of(pick(kRules.start, binade)), binade + Int(1), binade);
-    const F place =
-        float_of(least_of(size, bits_of(pick(kRules.last, at)))) - pick(kRules.first, at);
-    // Adding the rank to 1.5 * 2^23 leaves it, rounded once, in the low bits.
-    const Int rank = bits_of(fma_(place, pick(kRules.per_value, at), pick(kRules.rank, at)));
-    if constexpr (Signed) {
-      return select(bits < Int(0), Int(kZero) - rank, Int(kZero) + rank);
-    } else {
-      return rank - Int(1);
-    }
-  }
-
- private:
   static constexpr int kShift = Signed ? 0 : 1;
   static constexpr int kRanks = 1 << (Decades + kShift);  // the one of 1.0
   static constexpr float kRankUnit = 1.f / static_cast<float>(kRanks);
@@ -89,9 +97,9 @@ struct DynamicCode {
   static constexpr int count_of(int decade) { return 1 << (decade + kShift); }
   /// Value j of a decade; the decade above all has one, 1.0.
   static constexpr double value(int decade, int j) {
-    return decade == Decades ? 1.0
-                             : (0.1 + 0.9 * (j + 0.5) / count_of(decade)) /
-                                   power_of_ten(Decades - 1 - decade);
+    return decade == Decades
+               ? 1.0
+               : (0.1 + 0.9 * (j + 0.5) / count_of(decade)) / power_of_ten(Decades - 1 - decade);
   }
   static constexpr double last(int decade) {
     return decade < 0 ? 0.0 : value(decade, decade == Decades ? 0 : count_of(decade) - 1);
@@ -111,7 +119,8 @@ struct DynamicCode {
     for (int i = 0; i < 16; ++i) {
       const int decade = decade_of(i);
       const bool zero_is_half = decade == -1 && !Signed && Zero == ZeroCode::half_least;
-      t.values[i] = static_cast<float>(decade >= 0 ? value(decade, 0) : (zero_is_half ? start(0) : 0));
+      t.values[i] =
+          static_cast<float>(decade >= 0 ? value(decade, 0) : (zero_is_half ? start(0) : 0));
     }
     return t;
   }
@@ -122,6 +131,21 @@ struct DynamicCode {
     }
     return t;
   }
+  static constexpr LaneTable<16> sixteen_values() {
+    LaneTable<16> t{};
+    for (int code = 0; code < 16; ++code) {
+      const int signed_rank = Signed ? code - kZero : code + 1;
+      const int rank = signed_rank < 0 ? -signed_rank : signed_rank;
+      int decade = -1;
+      while (decade < Decades && rank >= count_of(decade + 1)) {
+        ++decade;
+      }
+      const double magnitude = decade < 0 ? 0.0 : value(decade, rank - count_of(decade));
+      t.values[code] = static_cast<float>(signed_rank < 0 ? -magnitude : magnitude);
+    }
+    return t;
+  }
+  static constexpr LaneTable<16> kValues = sixteen_values();
   template <ZeroCode Zero>
   static constexpr LaneTable<16> kDecoded = decoded<Zero>();
   static constexpr LaneTable<16> kPitch = pitches();
@@ -151,8 +175,8 @@ struct DynamicCode {
       r.last.values[i] = zero ? 1.f : static_cast<float>(last(decade));
       r.per_value.values[i] =
           zero || decade == Decades ? 0.f : static_cast<float>(1.0 / pitch(decade));
-      r.rank.values[i] = kRound + (zero ? (Signed ? 0.f : 1.f)
-                                        : static_cast<float>(count_of(decade)));
+      r.rank.values[i] =
+          kRound + (zero ? (Signed ? 0.f : 1.f) : static_cast<float>(count_of(decade)));
     }
     return r;
   }

@@ -1,11 +1,11 @@
 #pragma once
 // The vocabulary of core/lane.h on 16 lanes. For bodies of cpu::run_avx512 only, which inline it:
 // every function here is compiled for that level, the formulas that call it need not be.
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#include <immintrin.h>
 
 #include "core/cpu/simd.h"
 #include "core/lane.h"
@@ -119,7 +119,12 @@ STRATA_WIDE inline WideFloat pick(const LaneTable<32>& table, WideInt index) {
   std::memcpy(&high, table.values + 16, sizeof high);
   return __builtin_shuffle(low, high, index.v);
 }
-
+STRATA_WIDE inline WideInt pick(const LaneTable<32, std::int32_t>& table, WideInt index) {
+  Ints16 low, high;
+  std::memcpy(&low, table.values, sizeof low);
+  std::memcpy(&high, table.values + 16, sizeof high);
+  return __builtin_shuffle(low, high, index.v);
+}
 
 /// How many lanes F has, and how they meet memory.
 template <class F>
@@ -155,6 +160,27 @@ STRATA_WIDE inline void write_bytes(std::uint8_t* to, WideInt from) {
   const Bytes16 bytes = __builtin_convertvector(from.v, Bytes16);
   std::memcpy(to, &bytes, sizeof bytes);
 }
+// Elements 2i and 2i + 1 in lane i of two.
+inline void read_pairs(float& even, float& odd, const float* from) {
+  even = from[0], odd = from[1];
+}
+inline void write_pairs(float* to, float even, float odd) {
+  to[0] = even, to[1] = odd;
+}
+STRATA_WIDE inline void read_pairs(WideFloat& even, WideFloat& odd, const float* from) {
+  Floats16 low, high;
+  std::memcpy(&low, from, sizeof low);
+  std::memcpy(&high, from + 16, sizeof high);
+  const Ints16 place = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+  even.v = __builtin_shuffle(low, high, place);
+  odd.v = __builtin_shuffle(low, high, place + 1);
+}
+STRATA_WIDE inline void write_pairs(float* to, WideFloat even, WideFloat odd) {
+  const Ints16 place = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+  write(to, __builtin_shuffle(even.v, odd.v, place));
+  write(to + 16, __builtin_shuffle(even.v, odd.v, place + 8));
+}
+
 inline std::int32_t greatest_lane(std::int32_t x) {
   return x;
 }
