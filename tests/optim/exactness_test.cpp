@@ -171,11 +171,8 @@ void adam_mini_stays_near(TensorCase what, int steps) {
         now.weights, now.state[0].second, now.state[1].second, g, groups, s, lr, t);
     now = {next.weights, {{"m", next.m}, {"v", next.v}}};
   };
-  run_freely(what,
-             {{}, {{"m", Vec(groups.size())}, {"v", Vec(groups.back() + 1)}}},
-             step,
-             steps,
-             5e-6);
+  run_freely(
+      what, {{}, {{"m", Vec(groups.size())}, {"v", Vec(groups.back() + 1)}}}, step, steps, 5e-6);
 }
 
 void every_adam_mini_stays_near(int steps) {

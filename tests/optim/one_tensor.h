@@ -142,8 +142,7 @@ class OneTensor {
     }
     if (case_.format == WeightFormat::int8) {
       slice_.codes = make(DType::u8);
-      slice_.affine =
-          Tensor::zeros(DType::f32, {(numel() + kWeightGroup - 1) / kWeightGroup * 2});
+      slice_.affine = Tensor::zeros(DType::f32, {(numel() + kWeightGroup - 1) / kWeightGroup * 2});
     }
   }
   static twins::Bytes raw(const Tensor& from) {
