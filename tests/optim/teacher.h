@@ -146,6 +146,14 @@ class Judge {
       ASSERT_EQ(got, other) << what << ": no neighbour of " << want;
     }
   }
+  /// A value rounded to bf16. Where a sum cancels, the ulps of its largest part, `term`, may be
+  /// wider than steps of bf16: then what is near is in reach of those.
+  void compare_bf16(double got, double want, double margin, double term, const char* what) {
+    const double step = std::max(twins::bf16_ulp(want), twins::bf16_ulp(got));
+    const double reach = step + 2 * kNear * twins::f32_ulp(term);
+    const double other = std::abs(got - want) <= reach ? got : want;
+    compare_choice(got, want, other, margin, what);
+  }
   /// `terms`: the largest summand behind each element.
   void compare_moment(const twins::Moment& got,
                       const twins::Encoded& want,
@@ -155,15 +163,7 @@ class Judge {
         return compare_values(got.values, want.state.values, terms);
       case twins::Codec::bf16:
         for (std::size_t i = 0; i < got.numel; ++i) {
-          const double exact = want.state.values[i];
-          const double step = std::max(twins::bf16_ulp(exact), twins::bf16_ulp(got.values[i]));
-          // Where the sum cancels, the ulps of its parts may be wider than steps of bf16.
-          const double reach = step + 2 * kNear * twins::f32_ulp(terms[i]);
-          compare_choice(got.values[i],
-                         exact,
-                         std::abs(got.values[i] - exact) <= reach ? got.values[i] : exact,
-                         want.term_margin[i],
-                         "bf16 state");
+          compare_bf16(got.values[i], want.state.values[i], want.term_margin[i], terms[i], "state");
         }
         return;
       case twins::Codec::fp8:
