@@ -25,9 +25,12 @@ std::int64_t field_numel(const StateField& field,
   switch (field.along.unit) {
     case Unit::element:
       return field.per_unit * (end - begin);
-    case Unit::block:
-      return field.per_unit *
-             (units_before(end, field.along.block) - units_before(begin, field.along.block));
+    case Unit::block: {
+      const std::int64_t units =
+          units_before(end, field.along.block) - units_before(begin, field.along.block);
+      const bool short_one = end > begin && end % field.along.block != 0 && field.last_unit >= 0;
+      return field.per_unit * units + (short_one ? field.last_unit - field.per_unit : 0);
+    }
     case Unit::row:
       return field.per_unit * (units_before(end, columns) - units_before(begin, columns));
     case Unit::column:

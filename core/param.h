@@ -57,6 +57,7 @@ struct StateField {
   DType dtype = DType::f32;
   Granularity along;
   std::int64_t per_unit = 1;
+  std::int64_t last_unit = -1;  // of a last block that is shorter; -1: per_unit as well
 };
 using StateLayout = std::vector<StateField>;
 /// Values that a field holds for elements [begin, end) of a parameter of this shape.

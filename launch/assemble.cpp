@@ -109,15 +109,18 @@ void Blueprint::Impl::make_runners() {
 void Blueprint::Impl::make_updater() {
   const std::shared_ptr<optim::Optimizer> method =
       optim::make_optimizer(computation.method, computation.method_settings);
-  const auto shards =
-      sharded() ? make_shards(*method, specs, computation.place.world) : std::vector<ShardSpec>{};
-  updater = std::make_unique<optim::OptimizerUpdater>(
-      method,
-      specs,
-      shards,
-      computation.place.rank,
-      computation.weights,
-      computation.dtype);
+  const auto shards = sharded() ? make_shards(*method,
+                                              specs,
+                                              computation.weight_format(),
+                                              computation.dtype,
+                                              computation.place.world)
+                                : std::vector<ShardSpec>{};
+  updater = std::make_unique<optim::OptimizerUpdater>(method,
+                                                      specs,
+                                                      shards,
+                                                      computation.place.rank,
+                                                      computation.weight_format(),
+                                                      computation.dtype);
   together = make_together(specs, *updater, shards, computation.dtype);
   together.summation = computation.summation;
   together.micro_batches = static_cast<int>(computation.G);
@@ -214,7 +217,7 @@ struct Engine::Impl {
                   *plan.updater,
                   plan.specs,
                   weight_places(plan.blocks, *plan.train),
-                  plan.computation.weights,
+                  plan.computation.weight_format(),
                   plan.computation.dtype,
                   plan.sharded());
   }

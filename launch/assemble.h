@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,7 +30,7 @@ struct Computation {
   std::int64_t G = 0;             // micro-batches of a step
   std::int64_t evaluation_G = 0;  // micro-batches of one evaluation run; 0: none
   DType dtype = DType::f32;
-  WeightFormat weights = WeightFormat::f32;  // bf16_master, or others, when dtype is bf16
+  std::optional<WeightFormat> weights;  // absent: f32, or bf16 beside an f32 master
   Order order = Order::micro_batch_major;
   UpdateMode update = UpdateMode::after_norm;
   Summation summation = Summation::run;
@@ -37,6 +38,9 @@ struct Computation {
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
   offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
+  WeightFormat weight_format() const {
+    return weights.value_or(dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
+  }
 };
 
 /// The rooms tied together on paper: one rank's programs and their plan, nothing allocated.

@@ -41,7 +41,7 @@ struct TrainSettings {
   std::uint64_t seed = 0;
   DType dtype = DType::f32;
   std::optional<WeightFormat> weights;  // absent: what the dtype needs
-  std::optional<Order> order;  // absent: what the summation makes cheaper
+  std::optional<Order> order;           // absent: what the summation makes cheaper
   optim::LrScheduleConfig schedule;
   OnNonfinite on_nonfinite = OnNonfinite::skip;
   std::int64_t eval_every = 0;   // steps; 0: never

@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <map>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "launch/config.h"
 #include "launch/fields.h"
+#include "optim/optimizer.h"
 
 namespace strata::launch {
 namespace {
@@ -113,6 +115,30 @@ std::string range_text(const Field& field) {
   return fmt::format(" of at least {}", field.min);
 }
 
+/// The settings of every method beside optim.method, each with the methods that take it.
+void add_method_settings(Json& optim) {
+  std::map<std::string, std::pair<std::string, std::string>> known;  // help, methods
+  for (const std::string& method : optim::optimizer_names()) {
+    for (const optim::SettingInfo& info : optim::optimizer_settings(method)) {
+      auto& [help, methods] = known[info.name];
+      help = info.help;
+      methods += (methods.empty() ? "" : ", ") + method + " [" + info.default_value + "]";
+    }
+  }
+  for (const auto& [name, text] : known) {
+    Json* at = &optim;
+    std::string_view rest = name;
+    for (std::size_t dot = rest.find('.'); dot != std::string_view::npos; dot = rest.find('.')) {
+      at = &(*at)["properties"][std::string(rest.substr(0, dot))];
+      (*at)["type"] = "object";
+      rest.remove_prefix(dot + 1);
+    }
+    (*at)["properties"][std::string(rest)] = {
+        {"type", {"string", "number", "boolean"}},
+        {"description", text.first + "; method [default]: " + text.second}};
+  }
+}
+
 }  // namespace
 
 std::string needed(const Field& field) {
@@ -193,6 +219,7 @@ std::string settings_schema() {
     schema["default"] = Json::parse(toml_value(&field, field.default_text));
     (*at)["properties"][std::string(rest)] = std::move(schema);
   }
+  add_method_settings(root["properties"]["optim"]);
   return root.dump(2) + "\n";
 }
 

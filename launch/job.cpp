@@ -129,9 +129,14 @@ void require_vocabulary(const models::ModelConfig& model, const data::Tokenizer&
   }
 }
 
-std::vector<std::pair<std::string, std::string>> method_defaults(const std::string& method) {
+/// Of the settings that the method takes beside those that are given.
+std::vector<std::pair<std::string, std::string>> method_defaults(const OptimSettings& optim) {
+  std::vector<optim::Setting> given;
+  for (const auto& [name, value] : optim.settings) {
+    given.push_back({name, value});
+  }
   std::vector<std::pair<std::string, std::string>> defaults;
-  for (const optim::SettingInfo& s : optim::optimizer_settings(method)) {
+  for (const optim::SettingInfo& s : optim::optimizer_settings(optim.method, given)) {
     defaults.emplace_back(s.name, s.default_value);
   }
   return defaults;
@@ -201,7 +206,7 @@ Job make_job(Settings settings,
 }
 
 void complete(Settings& settings, const models::ModelConfig& model) {
-  settings.complete(model.max_T, method_defaults(settings.config().optim.method));
+  settings.complete(model.max_T, method_defaults(settings.config().optim));
   const TrainSettings& train = settings.config().train;
   train.schedule.validate(train.steps);
 }

@@ -71,6 +71,23 @@ nlohmann::json recompute_json(const std::vector<RecomputeOption>& options, const
           {"options", list}};
 }
 
+std::string_view weights_text(const Computation& c) {
+  switch (c.weight_format()) {
+    case WeightFormat::f32:
+      return "f32";
+    case WeightFormat::bf16_master:
+      return "bf16 with f32 master";
+    case WeightFormat::bf16_stochastic:
+      return "bf16 rounded stochastically";
+    case WeightFormat::bf16_kahan:
+      return "bf16 with Kahan's residue";
+    case WeightFormat::int8:
+      return c.dtype == DType::f32 ? "int8 matrices, computed in f32"
+                                   : "int8 matrices, computed in bf16";
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string model_line(const Job& job) {
@@ -81,7 +98,7 @@ std::string model_line(const Job& job) {
                      c.G,
                      c.B,
                      c.T,
-                     c.dtype == DType::f32 ? "f32" : "bf16 with f32 master",
+                     weights_text(c),
                      c.method);
 }
 

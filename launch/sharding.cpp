@@ -4,6 +4,7 @@
 
 #include "core/for_each.h"
 #include "optim/optimizer.h"
+#include "optim/weight_update.h"
 
 namespace strata::launch {
 namespace {
@@ -28,14 +29,18 @@ std::int64_t cut_of(const Granularity& granularity, const Shape& shape) {
 
 std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
                                    std::span<const BlockSpec> specs,
+                                   WeightFormat format,
+                                   DType working,
                                    int world) {
   std::vector<std::vector<parallel::Cuttable>> blocks;
   for (const BlockSpec& spec : specs) {
     auto& block = blocks.emplace_back();
     for (const ParamSpec& param : spec.params) {
       const Shape& shape = param.info.shape;
-      block.push_back(
-          {param.info.id, shape.numel(), cut_of(method.granularity(param.info), shape)});
+      block.push_back({param.info.id,
+                       shape.numel(),
+                       cut_of(method.granularity(param.info), shape),
+                       optim::state_bytes(method, param.info, format, working)});
     }
   }
   return parallel::partition(blocks, world);

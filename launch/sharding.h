@@ -20,6 +20,8 @@ struct RankPlace {
 /// Owners of every tensor's ranges, cut where the method and the norm's chunks allow it.
 std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
                                    std::span<const BlockSpec> specs,
+                                   WeightFormat format,
+                                   DType working,
                                    int world);
 
 /// What the ranks do together in a step. `shards`: empty for replicated data parallelism.

@@ -19,4 +19,15 @@ RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel) {
   return loop;
 }
 
+void clear_moments(const MatrixStep& step) {
+  StateLayout fields;
+  for (const Moment& moment : step.rule.moments()) {
+    add_moment_fields(fields, step.codec, moment, 1);
+  }
+  for (const StateField& field : fields) {
+    const Tensor& values = step.state[field.name];
+    std::fill(values.bytes(), values.bytes() + values.size_bytes(), std::byte{0});
+  }
+}
+
 }  // namespace strata::optim

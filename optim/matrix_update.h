@@ -50,6 +50,9 @@ std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
                                                 bool orthogonal,
                                                 std::span<const Setting> settings);
 
+/// Zero bytes into the moments.
+void clear_moments(const MatrixStep& step);
+
 /// RuleLoop over a whole image of a matrix, with the moments in its codec.
 RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel);
 

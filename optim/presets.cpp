@@ -21,5 +21,69 @@ const Preset coat_adamw{
     "coat_adamw",
     {{"rule", "adam"}, {"states", "fp8"}, {"code_embeddings", "true"}, {"weight_decay", "0.1"}}};
 
+// Zhao et al., GaLore: memory-efficient LLM training by gradient low-rank projection, ICML 2024.
+// For a matrix with sides S <= L and rank R: basis S R and moments 2 L R, all in bf16 as its
+// recipes are.
+const Preset galore{"galore",
+                    {{"rule", "adam"},
+                     {"beta2", "0.999"},
+                     {"eps", "1e-6"},
+                     {"family", "hf"},
+                     {"states", "bf16"},
+                     {"subspace", "svd"},
+                     {"basis_dtype", "bf16"},
+                     {"scale", "0.25"},
+                     {"weight_decay", "0"}}};
+const Preset galore8bit{"galore8bit",
+                        {{"rule", "adam"},
+                         {"beta2", "0.999"},
+                         {"eps", "1e-8"},
+                         {"states", "8bit"},
+                         {"subspace", "svd"},
+                         {"basis_dtype", "bf16"},
+                         {"scale", "0.25"},
+                         {"weight_decay", "0"}}};
+// Chen et al., Fira: can we achieve full-rank training of LLMs under low-rank constraint?, 2024.
+// GaLore's state and one number.
+const Preset fira{"fira",
+                  {{"rule", "adam"},
+                   {"beta2", "0.999"},
+                   {"eps", "1e-6"},
+                   {"family", "hf"},
+                   {"states", "bf16"},
+                   {"subspace", "svd"},
+                   {"basis_dtype", "bf16"},
+                   {"remainder", "residual"},
+                   {"scale", "0.25"},
+                   {"weight_decay", "0"}}};
+// Zhu et al., APOLLO: SGD-like memory, AdamW-level performance, MLSys 2025. Moments 2 L R in f32
+// and one number; the projection is drawn again in each step.
+const Preset apollo{"apollo",
+                    {{"rule", "adam"},
+                     {"beta2", "0.999"},
+                     {"eps", "1e-6"},
+                     {"family", "hf"},
+                     {"subspace", "gaussian"},
+                     {"remainder", "channel"},
+                     {"weight_decay", "0"}}};
+const Preset apollo_mini{"apollo_mini",
+                         {{"rule", "adam"},
+                          {"beta2", "0.999"},
+                          {"eps", "1e-6"},
+                          {"family", "hf"},
+                          {"subspace", "gaussian"},
+                          {"rank", "1"},
+                          {"remainder", "tensor"},
+                          {"scale", "128"},
+                          {"weight_decay", "0"}}};
+// Zmushko et al., FRUGAL, 2024. 8 bytes for each element of the chosen columns.
+const Preset frugal{"frugal",
+                    {{"rule", "adam"},
+                     {"beta2", "0.999"},
+                     {"subspace", "columns"},
+                     {"remainder", "sign"},
+                     {"reset", "true"},
+                     {"weight_decay", "0"}}};
+
 }  // namespace
 }  // namespace strata::optim

@@ -1,8 +1,12 @@
-#include "optim/composed.h"
+// Which class updates matrices, and which settings it takes.
+#include "core/error.h"
+#include "optim/low_rank_update.h"
 #include "optim/orthogonal.h"
+#include "optim/selection_update.h"
 
 namespace strata::optim {
-std::unique_ptr<MatrixUpdate> make_matrix_update(SubspaceKind,
+
+std::unique_ptr<MatrixUpdate> make_matrix_update(SubspaceKind subspace,
                                                  bool orthogonal,
                                                  std::string_view method,
                                                  std::span<const Setting> settings) {
@@ -10,11 +14,44 @@ std::unique_ptr<MatrixUpdate> make_matrix_update(SubspaceKind,
     return std::make_unique<OrthogonalUpdate>(
         read_part<OrthogonalUpdate::Config>(method, settings));
   }
+  if (has_rank(subspace)) {
+    return std::make_unique<LowRankUpdate>(subspace, method, settings);
+  }
+  if (subspace != SubspaceKind::whole) {
+    return std::make_unique<SelectionUpdate>(subspace, method, settings);
+  }
   return nullptr;
 }
-std::vector<SettingInfo> matrix_update_settings(SubspaceKind,
+
+std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
                                                 bool orthogonal,
-                                                std::span<const Setting>) {
-  return orthogonal ? list_settings<OrthogonalUpdate::Config>() : std::vector<SettingInfo>();
+                                                std::span<const Setting> settings) {
+  if (orthogonal) {
+    return list_settings<OrthogonalUpdate::Config>();
+  }
+  std::vector<SettingInfo> known;
+  if (subspace == SubspaceKind::whole) {
+    return known;
+  }
+  const auto add = [&](std::vector<SettingInfo> more) {
+    std::ranges::move(more, std::back_inserter(known));
+  };
+  add(list_settings<SubspaceParts>());
+  add(has_rank(subspace) ? list_settings<RankParts>() : list_settings<DensityParts>());
+  switch (read_part<SubspaceParts>("optim", settings).remainder) {
+    case Remainder::discard:
+      break;
+    case Remainder::sign:
+    case Remainder::sgd:
+      add(list_settings<RestParts>());
+      break;
+    case Remainder::residual:
+    case Remainder::channel:
+    case Remainder::tensor:
+      add(list_settings<ScalingParts>());
+      break;
+  }
+  return known;
 }
+
 }  // namespace strata::optim

@@ -173,6 +173,20 @@ StateLayout weight_fields(WeightFormat format) {
   return {};
 }
 
+std::int64_t state_bytes(const Optimizer& method,
+                         const ParamInfo& param,
+                         WeightFormat format,
+                         DType working) {
+  StateLayout fields = method.state_layout(param);
+  const StateLayout own = weight_fields(format_of(format, param, working));
+  fields.insert(fields.end(), own.begin(), own.end());
+  std::int64_t bytes = 0;
+  for (const StateField& field : fields) {
+    bytes += size_bytes(field.dtype) * field_numel(field, param.shape, 0, param.shape.numel());
+  }
+  return bytes;
+}
+
 void load_weights(const Slice& slice, std::int64_t begin, std::int64_t n, float* to) {
   if (slice.master) {
     const float* const from = slice.master.data<float>() + begin;

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "core/param.h"
+#include "optim/optimizer.h"
 #include "optim/tile.h"
 
 namespace strata::optim {
@@ -15,6 +16,13 @@ struct WeightStep {
 /// Fields of state that a weight format needs beside the working weight: the f32 master ("weight"),
 /// Kahan's residue, int8 codes with scale and zero point.
 StateLayout weight_fields(WeightFormat format);
+
+/// Bytes that the owner of a whole parameter keeps beside its working weight: the method's state
+/// and what the weight format needs.
+std::int64_t state_bytes(const Optimizer& method,
+                         const ParamInfo& param,
+                         WeightFormat format,
+                         DType working);
 
 /// Precise weights of elements [begin, begin + n) of the slice, as f32: where the next step starts.
 void load_weights(const Slice& slice, std::int64_t begin, std::int64_t n, float* to);

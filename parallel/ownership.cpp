@@ -8,7 +8,21 @@
 namespace strata::parallel {
 namespace {
 
-/// Elements that every rank would have to get so that all stand as level as `amount` allows.
+/// State in bytes, with elements, that is work, as what decides between equals or where there is no
+/// state at all.
+std::int64_t weight_of(const Cuttable& tensor) {
+  constexpr std::int64_t kElementsOfAByte = 64;
+  return kElementsOfAByte * tensor.state_bytes + tensor.numel;
+}
+
+/// x * a / b, rounded to nearest, without overflow.
+std::int64_t scaled(std::int64_t x, std::int64_t a, std::int64_t b) {
+  __extension__ using Wide = __int128;
+  const Wide product = static_cast<Wide>(x) * a, half = b / 2;
+  return static_cast<std::int64_t>((product + (product < 0 ? -half : half)) / b);
+}
+
+/// What every rank would have to get so that all stand as level as `amount` allows.
 std::vector<std::int64_t> level(std::span<const std::int64_t> loads, std::int64_t amount) {
   std::vector<std::size_t> by_load(loads.size());
   std::iota(by_load.begin(), by_load.end(), std::size_t{0});
@@ -52,15 +66,15 @@ class Cutter {
       return;
     }
     const auto least = std::min_element(loads_.begin(), loads_.end());
-    *least += tensor.numel;
+    *least += weight_of(tensor);
     shards_.push_back({tensor.tensor, 0, tensor.numel, static_cast<int>(least - loads_.begin())});
   }
 
-  /// The divisible tensors of one block, one after the other, as if they were one row of elements.
+  /// The divisible tensors of one block, one after the other, as if they were one row.
   void fill(std::span<const Cuttable> tensors) {
     std::int64_t amount = 0;
     for (const Cuttable& t : tensors) {
-      amount += whole(t) ? 0 : t.numel;
+      amount += whole(t) ? 0 : weight_of(t);
     }
     if (amount == 0) {
       return;
@@ -68,21 +82,22 @@ class Cutter {
     std::vector<std::int64_t> due = level(loads_, amount);
     std::size_t rank = 0;
     for (const Cuttable& t : tensors) {
+      const std::int64_t weight = weight_of(t);
       for (std::int64_t at = 0; !whole(t) && at < t.numel;) {
         while (rank + 1 < due.size() && due[rank] <= 0) {
           ++rank;
         }
         // The nearest allowed cut; what that is too much or too little is the next one's.
-        const std::int64_t wished = at + due[rank];
+        const std::int64_t wished = at + scaled(due[rank], t.numel, weight);
         std::int64_t end = std::min(t.numel, (wished + t.cut / 2) / t.cut * t.cut);
         if (rank + 1 == due.size()) {
           end = t.numel;
         }
         if (end > at) {
           shards_.push_back({t.tensor, at, end, static_cast<int>(rank)});
-          loads_[rank] += end - at;
+          loads_[rank] += scaled(end - at, weight, t.numel);
         }
-        const std::int64_t taken = std::max(end, at) - at;
+        const std::int64_t taken = scaled(std::max(end, at) - at, weight, t.numel);
         if (end < t.numel && rank + 1 < due.size()) {
           due[rank + 1] += due[rank] - taken;
           due[rank] = 0;
@@ -97,7 +112,7 @@ class Cutter {
   std::vector<ShardSpec> finish() { return std::move(shards_); }
 
  private:
-  std::vector<std::int64_t> loads_;  // elements by rank
+  std::vector<std::int64_t> loads_;  // by rank
   std::vector<ShardSpec> shards_;
 };
 
@@ -110,7 +125,7 @@ std::vector<ShardSpec> partition(std::span<const std::vector<Cuttable>> blocks, 
     std::copy_if(block.begin(), block.end(), std::back_inserter(wholes), whole);
   }
   std::stable_sort(wholes.begin(), wholes.end(), [](const Cuttable& a, const Cuttable& b) {
-    return a.numel > b.numel;
+    return weight_of(a) > weight_of(b);
   });
   for (const Cuttable& tensor : wholes) {
     cutter.give_whole(tensor);

@@ -65,6 +65,66 @@ void require_sizes(std::int64_t numel,
   STRATA_ASSERT(static_cast<std::int64_t>(ranges) == settings.range_numel(numel));
 }
 
+std::int64_t blocks_in(std::int64_t numel, const ErrorFeedback& settings) {
+  return (numel + settings.block - 1) / settings.block;
+}
+
+/// Blocks [begin, end) of the arrays.
+void add_blocks(std::span<float> to,
+                std::span<const float> gradient,
+                std::span<const std::uint8_t> codes,
+                std::span<const bf16> ranges,
+                std::int64_t block,
+                std::int64_t begin,
+                std::int64_t end) {
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  cpu::simd([&] {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const FourBitRange range = range_of(ranges.data(), b);
+      const std::int64_t first = b * block, size = std::min(block, n - first);
+      const float* g = gradient.data() + first;
+      const std::uint8_t* code = codes.data() + first / 2;
+      float* out = to.data() + first;
+#pragma GCC ivdep
+      for (std::int64_t j = 0; j < size / 2; ++j) {
+        out[2 * j] = g[2 * j] + range.decode(code[j] >> 4);
+        out[2 * j + 1] = g[2 * j + 1] + range.decode(code[j] & 15u);
+      }
+      if (size % 2 != 0) {
+        out[size - 1] = g[size - 1] + range.decode(code[size / 2] >> 4);
+      }
+    }
+  });
+}
+
+void encode_blocks(std::span<std::uint8_t> codes,
+                   std::span<bf16> ranges,
+                   std::span<const float> values,
+                   const ErrorFeedback& settings,
+                   const RandomKey& key,
+                   std::int64_t first,
+                   std::int64_t begin,
+                   std::int64_t end) {
+  const auto n = static_cast<std::int64_t>(values.size());
+  const bool random = settings.rounding == ErrorRounding::stochastic;
+  float rounding[kPiece];
+  std::fill(rounding, rounding + kPiece, 0.5f);
+  cpu::simd([&] {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t from = b * settings.block, to = std::min(n, from + settings.block);
+      write_range(ranges.data() + 2 * b, values.data() + from, to - from);
+      const FourBitRange range = range_of(ranges.data(), b);
+      for (std::int64_t i = from; i < to; i += kPiece) {
+        if (random) {
+          draw(rounding, key, first + i);
+        }
+        encode_piece(
+            codes.data() + i / 2, values.data() + i, rounding, std::min(kPiece, to - i), range);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void ErrorFeedback::validate() const {
@@ -80,32 +140,38 @@ void add_error(std::span<float> to,
                std::span<const float> gradient,
                std::span<const std::uint8_t> codes,
                std::span<const bf16> ranges,
+               const ErrorFeedback& settings) {
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  STRATA_ASSERT(to.size() == gradient.size());
+  require_sizes(n, codes.size(), ranges.size(), settings);
+  add_blocks(to, gradient, codes, ranges, settings.block, 0, blocks_in(n, settings));
+}
+
+void add_error(std::span<float> to,
+               std::span<const float> gradient,
+               std::span<const std::uint8_t> codes,
+               std::span<const bf16> ranges,
                const ErrorFeedback& settings,
                Stream& stream) {
   const auto n = static_cast<std::int64_t>(gradient.size());
-  const std::int64_t block = settings.block;
   STRATA_ASSERT(to.size() == gradient.size());
   require_sizes(n, codes.size(), ranges.size(), settings);
+  const std::int64_t block = settings.block;
   const auto body = [=](std::int64_t begin, std::int64_t end) {
-    cpu::simd([&] {
-      for (std::int64_t b = begin; b < end; ++b) {
-        const FourBitRange range = range_of(ranges.data(), b);
-        const std::int64_t first = b * block, size = std::min(block, n - first);
-        const float* g = gradient.data() + first;
-        const std::uint8_t* code = codes.data() + first / 2;
-        float* out = to.data() + first;
-#pragma GCC ivdep
-        for (std::int64_t j = 0; j < size / 2; ++j) {
-          out[2 * j] = g[2 * j] + range.decode(code[j] >> 4);
-          out[2 * j + 1] = g[2 * j + 1] + range.decode(code[j] & 15u);
-        }
-        if (size % 2 != 0) {
-          out[size - 1] = g[size - 1] + range.decode(code[size / 2] >> 4);
-        }
-      }
-    });
+    add_blocks(to, gradient, codes, ranges, block, begin, end);
   };
-  for_each_block(stream, (n + block - 1) / block, block, body);
+  for_each_block(stream, blocks_in(n, settings), block, body);
+}
+
+void encode_error(std::span<std::uint8_t> codes,
+                  std::span<bf16> ranges,
+                  std::span<const float> values,
+                  const ErrorFeedback& settings,
+                  const RandomKey& key,
+                  std::int64_t first) {
+  const auto n = static_cast<std::int64_t>(values.size());
+  require_sizes(n, codes.size(), ranges.size(), settings);
+  encode_blocks(codes, ranges, values, settings, key, first, 0, blocks_in(n, settings));
 }
 
 void encode_error(std::span<std::uint8_t> codes,
@@ -116,28 +182,11 @@ void encode_error(std::span<std::uint8_t> codes,
                   std::int64_t first,
                   Stream& stream) {
   const auto n = static_cast<std::int64_t>(values.size());
-  const std::int64_t block = settings.block;
   require_sizes(n, codes.size(), ranges.size(), settings);
-  const bool random = settings.rounding == ErrorRounding::stochastic;
   const auto body = [=](std::int64_t begin, std::int64_t end) {
-    float rounding[kPiece];
-    std::fill(rounding, rounding + kPiece, 0.5f);
-    cpu::simd([&] {
-      for (std::int64_t b = begin; b < end; ++b) {
-        const std::int64_t from = b * block, to = std::min(n, from + block);
-        write_range(ranges.data() + 2 * b, values.data() + from, to - from);
-        const FourBitRange range = range_of(ranges.data(), b);
-        for (std::int64_t i = from; i < to; i += kPiece) {
-          if (random) {
-            draw(rounding, key, first + i);
-          }
-          encode_piece(
-              codes.data() + i / 2, values.data() + i, rounding, std::min(kPiece, to - i), range);
-        }
-      }
-    });
+    encode_blocks(codes, ranges, values, settings, key, first, begin, end);
   };
-  for_each_block(stream, (n + block - 1) / block, block, body);
+  for_each_block(stream, blocks_in(n, settings), settings.block, body);
 }
 
 std::int64_t count_dead(std::span<const float> gradient,

@@ -61,6 +61,7 @@ struct ErrorFeedback {
 };
 
 // Arrays are finite, and a block's maximum minus its minimum too. Any lane; no memory is taken.
+// Without a stream: on the calling thread, for callers that share out the work themselves.
 
 /// to = gradient + decoded error. `to` may be `gradient`. Zero bytes decode to zeros.
 void add_error(std::span<float> to,
@@ -69,6 +70,11 @@ void add_error(std::span<float> to,
                std::span<const bf16> ranges,
                const ErrorFeedback& settings,
                Stream& stream);
+void add_error(std::span<float> to,
+               std::span<const float> gradient,
+               std::span<const std::uint8_t> codes,
+               std::span<const bf16> ranges,
+               const ErrorFeedback& settings);
 
 /// codes, ranges = values. Stochastic rounding draws for element i the number `first + i` of `key`.
 void encode_error(std::span<std::uint8_t> codes,
@@ -78,6 +84,12 @@ void encode_error(std::span<std::uint8_t> codes,
                   const RandomKey& key,
                   std::int64_t first,
                   Stream& stream);
+void encode_error(std::span<std::uint8_t> codes,
+                  std::span<bf16> ranges,
+                  std::span<const float> values,
+                  const ErrorFeedback& settings,
+                  const RandomKey& key,
+                  std::int64_t first);
 
 /// Entries that are not zero and yet smaller than half a step of their block: rounding to nearest
 /// can lose them step after step. For diagnosis.

@@ -1,0 +1,322 @@
+#include "optim/low_rank_update.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "core/compress/scratch_size.h"
+#include "core/cpu/scratch.h"
+#include "core/error.h"
+#include "core/math.h"
+#include "optim/side_norms.h"
+
+namespace strata::optim {
+namespace {
+
+constexpr double kNormFloor = 1e-8;
+// Below it a norm was that of no gradient: a limit relative to it would freeze the matrix.
+constexpr double kNoNorm = 1e-12;
+
+Tensor matrix_view(const float* data, const Shape& shape) {
+  return {const_cast<std::byte*>(reinterpret_cast<const std::byte*>(data)), DType::f32, shape};
+}
+
+float sign(float x) {
+  return x > 0.f ? 1.f : (x < 0.f ? -1.f : 0.f);
+}
+
+template <class F>
+void each(std::int64_t n, const F& f) {
+  parallel_for(n, kChunk, [&](std::int64_t begin, std::int64_t end) {
+    cpu::simd([&] {
+      const F rule = f;
+#pragma GCC ivdep
+      for (std::int64_t i = begin; i < end; ++i) {
+        rule(i);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+/// Where the pieces of an update lie in its workspace.
+struct LowRankUpdate::Room {
+  float *basis = nullptr, *image = nullptr, *normal = nullptr, *direction = nullptr;
+  double *image_norms = nullptr, *normal_norms = nullptr, *grad_norms = nullptr;
+  std::span<std::byte> rest;
+
+  template <class From>
+  static Room lay_out(From& from, const LowRankUpdate& update, const LowRankShape& shape) {
+    Room room;
+    const std::int64_t long_side = shape.long_side();
+    room.basis = from.template array<float>(shape.basis().numel());
+    room.image = from.template array<float>(shape.projected().numel());
+    room.normal = from.template array<float>(shape.projected().numel());
+    room.image_norms = from.template array<double>(long_side);
+    room.normal_norms = from.template array<double>(long_side);
+    room.grad_norms = from.template array<double>(long_side);
+    if (!update.scales_gradient()) {
+      room.direction = from.template array<float>(shape.a * shape.b);
+    }
+    room.rest = from.bytes(std::max({update.basis_workspace_bytes(shape),
+                                     project_workspace_bytes(shape),
+                                     project_back_workspace_bytes(shape)}));
+    return room;
+  }
+};
+
+LowRankUpdate::LowRankUpdate(SubspaceKind kind,
+                             std::string_view method,
+                             std::span<const Setting> settings)
+    : kind_(kind),
+      common_(read_part<SubspaceParts>(method, settings)),
+      low_rank_(read_part<RankParts>(method, settings)),
+      scaling_(read_part<ScalingParts>(method, settings)),
+      rest_(read_part<RestParts>(method, settings)) {}
+
+LowRankShape LowRankUpdate::shape_of(const ParamInfo& param) const {
+  const MatrixShape matrix(param);
+  const std::int64_t side = matrix.short_side();
+  const std::int64_t rank =
+      low_rank_.rank > 0 ? low_rank_.rank : std::max<std::int64_t>(1, side / 4);
+  if (rank > side) {
+    throw Error(Errc::config,
+                fmt::format("optim.rank: needs at most {}, the short side of '{}' {}, got {}; the "
+                            "nearest is optim.rank={}, and 0 takes a quarter of each matrix's "
+                            "short side",
+                            side,
+                            param.name,
+                            to_string(param.shape),
+                            rank,
+                            side));
+  }
+  return {matrix.rows, matrix.columns, rank};
+}
+
+std::int64_t LowRankUpdate::moment_numel(const ParamInfo& param) const {
+  return shape_of(param).projected().numel();
+}
+
+void LowRankUpdate::add_fields(const ParamInfo& param,
+                               const Rule& rule,
+                               StateCodec codec,
+                               StateLayout& layout) const {
+  const LowRankShape shape = shape_of(param);
+  for (const Moment& moment : rule.moments()) {
+    add_moment_fields(layout, codec, moment, shape.projected().numel());
+  }
+  if (keeps_basis()) {
+    const DType dtype = low_rank_.basis_dtype == BasisFormat::f32 ? DType::f32 : DType::bf16;
+    layout.push_back({"basis", dtype, Granularity::whole(), shape.basis().numel()});
+  }
+  if (limits()) {
+    layout.push_back({"limiter", DType::f32, Granularity::whole(), 1});
+  }
+}
+
+std::int64_t LowRankUpdate::basis_workspace_bytes(const LowRankShape& shape) const {
+  switch (kind_) {
+    case SubspaceKind::svd:
+      return low_rank_.basis == BasisMethod::exact ? exact_subspace_workspace_bytes(shape)
+                                                   : top_subspace_workspace_bytes(shape);
+    case SubspaceKind::random:
+      return random_orthonormal_workspace_bytes(shape);
+    default:
+      return 0;
+  }
+}
+
+std::int64_t LowRankUpdate::workspace_bytes(const ParamInfo& param) const {
+  cpu::ScratchSize size;
+  Room::lay_out(size, *this, shape_of(param));
+  return size.total_bytes();
+}
+
+/// Into the room, and rounded as it is kept, so that the step of the refresh sees what later ones
+/// see.
+void LowRankUpdate::new_basis(const MatrixStep& step,
+                              const LowRankShape& shape,
+                              const Room& room) const {
+  const Tensor basis = matrix_view(room.basis, shape.basis());
+  const RandomKey key{step.info.seed,
+                      RandomUse::subspace,
+                      static_cast<std::uint64_t>((step.info.step - 1) / common_.refresh_every),
+                      static_cast<std::uint64_t>(step.weight.param->id)};
+  const Tensor grad = matrix_view(step.grad, {shape.a, shape.b});
+  if (kind_ == SubspaceKind::random) {
+    random_orthonormal(basis, key, room.rest, step.stream);
+  } else if (low_rank_.basis == BasisMethod::exact) {
+    exact_subspace(basis, grad, shape, room.rest, step.stream);
+  } else {
+    top_subspace(basis, grad, shape, {}, key, room.rest, step.stream);
+  }
+  const Tensor& kept = step.state["basis"];
+  if (kept.dtype() == DType::f32) {
+    std::copy(room.basis, room.basis + kept.numel(), kept.data<float>());
+  } else {
+    std::transform(room.basis, room.basis + kept.numel(), kept.data<bf16>(), to_bf16);
+  }
+}
+
+void LowRankUpdate::load_basis(const MatrixStep& step,
+                               const LowRankShape& shape,
+                               const Room& room) const {
+  if (kind_ == SubspaceKind::gaussian) {
+    const RandomKey key{step.info.seed,
+                        RandomUse::subspace,
+                        static_cast<std::uint64_t>((step.info.step - 1) / common_.refresh_every),
+                        static_cast<std::uint64_t>(step.weight.param->id)};
+    return random_projection(matrix_view(room.basis, shape.basis()), key, step.stream);
+  }
+  const Tensor& kept = step.state["basis"];
+  if (kept.dtype() == DType::f32) {
+    std::copy(kept.data<float>(), kept.data<float>() + kept.numel(), room.basis);
+  } else {
+    std::transform(kept.data<bf16>(), kept.data<bf16>() + kept.numel(), room.basis, to_float);
+  }
+}
+
+void LowRankUpdate::update(const MatrixStep& step) const {
+  const LowRankShape shape = shape_of(*step.weight.param);
+  cpu::Scratch scratch(step.workspace);
+  const Room room = Room::lay_out(scratch, *this, shape);
+  const std::int64_t done = step.info.step - 1;
+  if (keeps_basis() && done % common_.refresh_every == 0) {
+    new_basis(step, shape, room);
+  }
+  load_basis(step, shape, room);
+  if (common_.reset && done % common_.refresh_every == 0) {
+    clear_moments(step);
+  }
+  const std::int64_t t = common_.reset ? done % common_.refresh_every + 1 : step.info.step;
+  const Tensor basis = matrix_view(room.basis, shape.basis());
+  const Tensor image = matrix_view(room.image, shape.projected());
+  project(image, matrix_view(step.grad, {shape.a, shape.b}), basis, shape, room.rest, step.stream);
+  RuleLoop<float> loop = image_loop(step, image.numel());
+  loop.grad = room.image;
+  loop.directions = room.normal;
+  step.rule.run({.t = t}, {}, loop);
+  const double factor = step.rule.step_factor(t);
+  scales_gradient() ? move_by_scaled_gradient(step, shape, room, factor)
+                    : move_by_image(step, shape, room, factor);
+}
+
+/// What a direction of this norm is multiplied by, so that norms grow by `growth` at most.
+double LowRankUpdate::limit(const MatrixStep& step, double norm) const {
+  if (!limits()) {
+    return 1.0;
+  }
+  float* const last = step.state["limiter"].data<float>();
+  const auto before = static_cast<double>(*last);
+  double by = 1.0;
+  if (before > kNoNorm) {
+    by = scaling_.growth / std::max(norm / (before + kNormFloor), scaling_.growth);
+  }
+  *last = static_cast<float>(norm * by);
+  return by;
+}
+
+void LowRankUpdate::move_by_image(const MatrixStep& step,
+                                  const LowRankShape& shape,
+                                  const Room& room,
+                                  double factor) const {
+  const Tensor basis = matrix_view(room.basis, shape.basis());
+  const Tensor image = matrix_view(room.image, shape.projected());
+  const Tensor normal = matrix_view(room.normal, shape.projected());
+  const Tensor direction = matrix_view(room.direction, {shape.a, shape.b});
+  const std::int64_t numel = shape.a * shape.b;
+  const auto back = [&](const Tensor& from, Accumulate mode) {
+    project_back(direction, from, basis, shape, mode, room.rest, step.stream);
+  };
+  float* const d = room.direction;
+  const float* const g = step.grad;
+  const float scale = step.scale;
+  Accumulate mode = Accumulate::overwrite;
+  // The rule's factor belongs to what comes out of the subspace; signs and plain gradients take the
+  // learning rate as it is.
+  double after = factor, inside = low_rank_.scale;
+  if (common_.remainder == Remainder::sign || common_.remainder == Remainder::sgd) {
+    back(image, Accumulate::overwrite);
+    const auto rest = static_cast<float>(rest_.rest_lr);
+    const bool signs = common_.remainder == Remainder::sign;
+    each(numel, [=](std::int64_t i) {
+      const float z = scale * (g[i] - d[i]);
+      d[i] = rest * (signs ? sign(z) : z);
+    });
+    mode = Accumulate::add;
+    inside *= factor;
+    after = 1.0;
+  } else if (common_.remainder == Remainder::residual) {
+    back(image, Accumulate::overwrite);
+    const auto part =
+        static_cast<float>(scaling_.residual == Residual::compat ? low_rank_.scale : 1.0);
+    each(numel, [=](std::int64_t i) { d[i] = scale * fma_(-part, d[i], g[i]); });
+    const SideNorms norms(shape);
+    norms.image(room.image, room.image_norms);
+    norms.image(room.normal, room.normal_norms);
+    norms.matrix(d, room.grad_norms);
+    double total = 0.0;
+    for (std::int64_t j = 0; j < shape.long_side(); ++j) {
+      const double by =
+          std::sqrt(room.normal_norms[j]) /
+          (std::abs(static_cast<double>(scale)) * std::sqrt(room.image_norms[j]) + kNormFloor);
+      total += by * by * room.grad_norms[j];
+      room.normal_norms[j] = by;
+    }
+    const double limited = limit(step, std::sqrt(total));
+    norms.scale(d, d, room.normal_norms, limited);
+    mode = Accumulate::add;
+  }
+  const auto by = static_cast<float>(inside);
+  if (by != 1.f) {
+    each(normal.numel(), [at = room.normal, by](std::int64_t i) { at[i] *= by; });
+  }
+  back(normal, mode);
+  WeightStep move = step.by;
+  move.size *= after;
+  for_each_tile(numel, [&](std::int64_t begin, std::int64_t n) {
+    move_weights(step.weight, begin, n, d + begin, move, step.info);
+  });
+}
+
+void LowRankUpdate::move_by_scaled_gradient(const MatrixStep& step,
+                                            const LowRankShape& shape,
+                                            const Room& room,
+                                            double factor) const {
+  const SideNorms norms(shape);
+  norms.image(room.image, room.image_norms);
+  norms.image(room.normal, room.normal_norms);
+  norms.matrix(step.grad, room.grad_norms);
+  const auto size = static_cast<double>(step.scale);
+  const auto ratio = [&](double normal, double image) {
+    return std::sqrt(normal) / (std::abs(size) * std::sqrt(image) + kNormFloor);
+  };
+  double* const by = room.normal_norms;
+  if (common_.remainder == Remainder::tensor) {
+    double normal = 0.0, image = 0.0;
+    for (std::int64_t j = 0; j < shape.long_side(); ++j) {
+      normal += room.normal_norms[j];
+      image += room.image_norms[j];
+    }
+    std::fill(by, by + shape.long_side(), ratio(normal, image));
+  } else {
+    for (std::int64_t j = 0; j < shape.long_side(); ++j) {
+      by[j] = ratio(room.normal_norms[j], room.image_norms[j]);
+    }
+  }
+  double total = 0.0;
+  for (std::int64_t j = 0; j < shape.long_side(); ++j) {
+    by[j] *= size;
+    total += by[j] * by[j] * room.grad_norms[j];
+  }
+  const double root = std::sqrt(low_rank_.scale), front = scaling_.scale_front ? root : 1.0;
+  WeightStep move = step.by;
+  move.size *= factor * limit(step, front * std::sqrt(total)) * root;
+  norms.for_each_tile(step.grad, by, [&](std::int64_t begin, std::int64_t n, const float* d) {
+    move_weights(step.weight, begin, n, d, move, step.info);
+  });
+}
+
+}  // namespace strata::optim

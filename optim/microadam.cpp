@@ -1,0 +1,248 @@
+// MicroAdam: Adam over a window of the last m sparse gradients, what they left out being fed back
+// in four bits. About 0.96 bytes per parameter; norms and biases are plain Adam's.
+//
+//   a = g + error;  (indices, values) = the largest density of |a| in each block
+//   error <- a without them, in four bits;  the window's oldest row <- (indices, values)
+//   m = (1 - beta1) / (1 - beta1^t) sum of beta1^age values;  v the same of their squares
+//   w <- w - lr m / (sqrt(v) + eps)
+//
+// t is not limited to m: a coordinate that is always chosen takes longer steps as t grows, which
+// the paper's learning rates count on; window_norm divides by the weights that are there instead.
+// Modoranu et al., MicroAdam: accurate adaptive optimization with low space overhead and provable
+// convergence, NeurIPS 2024.
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/compress/error_feedback.h"
+#include "core/compress/top_k.h"
+#include "core/math.h"
+#include "optim/composed.h"
+#include "optim/decay_scope.h"
+#include "optim/weight_update.h"
+
+namespace strata::optim {
+namespace {
+
+constexpr std::int64_t kSelection = kChunk;  // elements of a block of which some are kept
+constexpr ErrorFeedback kFeedback{};
+constexpr std::int64_t kMaxWindow = 64;
+
+class MicroAdam final : public Optimizer {
+ public:
+  struct Config {
+    std::int64_t window = 10;
+    double density = 0.01, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.0;
+    DecayScope decay = DecayScope::no_vectors;
+    bool stochastic_error = false, window_norm = false;
+    void fields(auto&& f) {
+      f("window", window, "sparse gradients that are kept");
+      f("density", density, "share of elements in each of them");
+      f("beta1", beta1, "decay rate of the first moment");
+      f("beta2", beta2, "decay rate of the second moment");
+      f("eps", eps, "added to the root of the second moment");
+      f("weight_decay", weight_decay, "decoupled decay, times the learning rate");
+      f("decay", decay, "what decays: matrices, no_vectors (embeddings too) or all");
+      f("stochastic_error", stochastic_error, "errors are rounded stochastically: none is lost");
+      f("window_norm", window_norm, "moments are averages of the window, not of all steps");
+    }
+    void validate() const {
+      require(
+          window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
+      require(density > 0 && density <= 1,
+              "density",
+              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
+              density);
+      require(beta1 >= 0 && beta1 < 1, "beta1", "0 <= beta1 < 1", beta1);
+      require(beta2 >= 0 && beta2 < 1, "beta2", "0 <= beta2 < 1", beta2);
+      require(eps >= 1e-30, "eps", "at least 1e-30", eps);
+      require(weight_decay >= 0, "weight_decay", "a value of at least 0", weight_decay);
+    }
+  };
+  explicit MicroAdam(const Config& config)
+      : config_(config), top_{kSelection, config.density}, vectors_("microadam", adam(config)) {}
+
+  StateLayout state_layout(const ParamInfo& param) const override {
+    if (dense(param)) {
+      return vectors_.state_layout(param);
+    }
+    const std::int64_t rest = param.shape.numel() % kSelection;
+    const std::int64_t kept = config_.window * top_.kept(kSelection);
+    const std::int64_t last = rest == 0 ? kept : config_.window * top_.kept(rest);
+    return {{"error.codes", DType::u8, Granularity::blocks_of(2), 1},
+            {"error.range", DType::bf16, Granularity::blocks_of(kFeedback.block), 2},
+            {"window.indices", DType::i16, Granularity::blocks_of(kSelection), kept, last},
+            {"window.values", DType::bf16, Granularity::blocks_of(kSelection), kept, last}};
+  }
+  Granularity granularity(const ParamInfo& param) const override {
+    return dense(param) ? vectors_.granularity(param) : Granularity::blocks_of(kSelection);
+  }
+  void update(Slice& weight,
+              const SliceIn& grad,
+              StateViews& state,
+              std::span<const double> totals,
+              Workspace& workspace,
+              const StepInfo& step,
+              Stream& stream) override;
+
+ private:
+  /// What all blocks of a step share: powers of the decay rates by row of the window.
+  struct Ages {
+    std::array<float, kMaxWindow> first, second;
+    std::int64_t rows = 0, now = 0;
+    float gain1 = 0.f, gain2 = 0.f;
+  };
+  /// One block of one slice.
+  struct Block {
+    std::int64_t begin, n, kept;
+    std::int16_t* indices;  // (window, kept)
+    bf16* values;
+  };
+  static bool dense(const ParamInfo& param) { return param.role == Role::vector; }
+  static std::vector<Setting> adam(const Config& config) {
+    return {{"beta1", to_text(config.beta1)},
+            {"beta2", to_text(config.beta2)},
+            {"eps", to_text(config.eps)},
+            {"weight_decay", to_text(config.weight_decay)},
+            {"decay", to_text(config.decay)}};
+  }
+  Ages ages(std::int64_t t) const;
+  void take_in(const Block& block,
+               const SliceIn& grad,
+               StateViews& state,
+               const StepInfo& step,
+               std::int64_t row) const;
+  void direction_of(const Block& block, const Ages& ages, float* direction) const;
+
+  Config config_;
+  TopK top_;
+  Composed vectors_;
+};
+
+MicroAdam::Ages MicroAdam::ages(std::int64_t t) const {
+  Ages of;
+  of.rows = std::min(t, config_.window);
+  of.now = (t - 1) % config_.window;
+  double sum1 = 0.0, sum2 = 0.0;
+  for (std::int64_t row = 0; row < of.rows; ++row) {
+    const auto age = static_cast<double>((of.now - row + config_.window) % config_.window);
+    const double first = std::pow(config_.beta1, age), second = std::pow(config_.beta2, age);
+    of.first[static_cast<std::size_t>(row)] = static_cast<float>(first);
+    of.second[static_cast<std::size_t>(row)] = static_cast<float>(second);
+    sum1 += first;
+    sum2 += second;
+  }
+  const auto steps = static_cast<double>(t);
+  of.gain1 = static_cast<float>(config_.window_norm ? 1.0 / sum1
+                                                    : (1.0 - config_.beta1) /
+                                                          (1.0 - std::pow(config_.beta1, steps)));
+  of.gain2 = static_cast<float>(config_.window_norm ? 1.0 / sum2
+                                                    : (1.0 - config_.beta2) /
+                                                          (1.0 - std::pow(config_.beta2, steps)));
+  return of;
+}
+
+/// The gradient and the error of before go into the window and the error of after.
+void MicroAdam::take_in(const Block& block,
+                        const SliceIn& grad,
+                        StateViews& state,
+                        const StepInfo& step,
+                        std::int64_t row) const {
+  alignas(64) std::array<float, kSelection> sum;
+  const auto n = static_cast<std::size_t>(block.n);
+  const std::span<float> a(sum.data(), n);
+  const float* const g = grad.f32() + block.begin;
+  const float scale = step.grad_scale;
+  cpu::simd([&] {
+    for (std::size_t i = 0; i < n; ++i) {
+      a[i] = scale * g[i];
+    }
+  });
+  const std::span<std::uint8_t> codes(state["error.codes"].data<std::uint8_t>() + block.begin / 2,
+                                      static_cast<std::size_t>(ErrorFeedback::code_bytes(block.n)));
+  const std::span<bf16> ranges(
+      state["error.range"].data<bf16>() + 2 * (block.begin / kFeedback.block),
+      static_cast<std::size_t>(kFeedback.range_numel(block.n)));
+  add_error(a, a, codes, ranges, kFeedback);
+  std::int16_t* const indices = block.indices + row * block.kept;
+  bf16* const values = block.values + row * block.kept;
+  top_k_of_block(indices, a.data(), block.n, block.kept);
+  for (std::int64_t i = 0; i < block.kept; ++i) {
+    float& chosen = a[static_cast<std::size_t>(indices[i])];
+    values[i] = to_bf16(chosen);
+    chosen = 0.f;
+  }
+  ErrorFeedback feedback = kFeedback;
+  feedback.rounding = config_.stochastic_error ? ErrorRounding::stochastic : ErrorRounding::nearest;
+  const RandomKey key{step.seed,
+                      RandomUse::state_rounding,
+                      static_cast<std::uint64_t>(step.step),
+                      static_cast<std::uint64_t>(grad.param->id)};
+  encode_error(codes, ranges, a, feedback, key, grad.begin + block.begin);
+}
+
+void MicroAdam::direction_of(const Block& block, const Ages& ages, float* direction) const {
+  alignas(64) std::array<float, kSelection> second;
+  std::fill(direction, direction + block.n, 0.f);
+  std::fill(second.begin(), second.begin() + block.n, 0.f);
+  for (std::int64_t row = 0; row < ages.rows; ++row) {
+    const float by1 = ages.first[static_cast<std::size_t>(row)];
+    const float by2 = ages.second[static_cast<std::size_t>(row)];
+    const std::int16_t* const indices = block.indices + row * block.kept;
+    const bf16* const values = block.values + row * block.kept;
+    for (std::int64_t i = 0; i < block.kept; ++i) {
+      const auto at = static_cast<std::size_t>(indices[i]);
+      const float value = to_float(values[i]);
+      direction[at] = fma_(by1, value, direction[at]);
+      second[at] = fma_(by2, value * value, second[at]);
+    }
+  }
+  const auto eps = static_cast<float>(config_.eps);
+  const float gain1 = ages.gain1, gain2 = ages.gain2;
+  const std::int64_t n = block.n;
+  cpu::simd([&] {
+    const float* const v = second.data();
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < n; ++i) {
+      direction[i] = gain1 * direction[i] / (std::sqrt(gain2 * v[i]) + eps);
+    }
+  });
+}
+
+void MicroAdam::update(Slice& weight,
+                       const SliceIn& grad,
+                       StateViews& state,
+                       std::span<const double> totals,
+                       Workspace& workspace,
+                       const StepInfo& step,
+                       Stream& stream) {
+  const ParamInfo& param = *weight.param;
+  if (dense(param)) {
+    return vectors_.update(weight, grad, state, totals, workspace, step, stream);
+  }
+  const Ages of = ages(step.step);
+  const double decay = decays(config_.decay, param.role) ? config_.weight_decay : 0.0;
+  const WeightStep by{.size = step.lr, .decay_before = step.lr * decay};
+  auto* const indices = state["window.indices"].data<std::int16_t>();
+  bf16* const values = state["window.values"].data<bf16>();
+  const std::int64_t numel = weight.numel(), kept = top_.kept(kSelection);
+  parallel_for(numel, kSelection, [&](std::int64_t first, std::int64_t last) {
+    alignas(64) std::array<float, kSelection> direction;
+    for (std::int64_t begin = first; begin < last; begin += kSelection) {
+      const std::int64_t n = std::min(kSelection, last - begin);
+      const std::int64_t at = begin / kSelection * config_.window * kept;
+      const Block block{begin, n, top_.kept(n), indices + at, values + at};
+      take_in(block, grad, state, step, of.now);
+      direction_of(block, of, direction.data());
+      for (std::int64_t tile = 0; tile < n; tile += kTile) {
+        move_weights(
+            weight, begin + tile, std::min(kTile, n - tile), direction.data() + tile, by, step);
+      }
+    }
+  });
+}
+
+const Registrar<MicroAdam> registrar{"microadam"};
+
+}  // namespace
+}  // namespace strata::optim
