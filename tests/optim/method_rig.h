@@ -139,6 +139,11 @@ class MethodRig {
 
   Bytes collect() {
     Bytes all;
+    collect(all);
+    return all;
+  }
+  /// What this rank owns, into what others do.
+  void collect(Bytes& all) {
     for (int b = 0; b < blocks_count(); ++b) {
       for (const StateEntry& entry : updater.block(b).entries) {
         put(all[{entry.tensor, entry.state}],
@@ -158,7 +163,6 @@ class MethodRig {
         }
       }
     }
-    return all;
   }
   /// Owned ranges of another rig, or of this one at another time, into this one.
   void adopt(MethodRig& other) {

@@ -76,9 +76,13 @@ inline twins::Moment moment_of(const OneTensor& kernel,
   if (const Tensor plain = kernel.field(name)) {
     out.codec = plain.dtype() == DType::bf16 ? twins::Codec::bf16 : twins::Codec::f32;
     out.values = OneTensor::wide(plain);
+    out.numel = out.values.size();
     return out;
   }
   out.codes = kernel.codes(name + ".codes");
+  if (codec != twins::Codec::four_bit) {  // whose codes do not tell whether the last is there
+    out.numel = out.codes.size();
+  }
   (codec == twins::Codec::fp8 ? out.range : out.scale) =
       kernel.values(name + (codec == twins::Codec::fp8 ? ".range" : ".scale"));
   return out;
