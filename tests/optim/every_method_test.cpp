@@ -324,6 +324,22 @@ TEST(EveryMethod, AnswersUnknownSettingsWithTheNearest) {
   }
 }
 
+// What a setting may be can depend on the matrix: then the answer names it, and the nearest value.
+TEST(EveryMethod, RefusesRanksAboveTheShortSide) {
+  for (const char* method : {"galore", "galore8bit", "fira", "apollo", "apollo_mini"}) {
+    const auto made = optim::make_optimizer(method, std::vector<Setting>{{"rank", "38"}});
+    const ParamInfo odd{15, "odd", Role::matrix, {37, 61}};
+    try {
+      made->state_layout(odd);
+      ADD_FAILURE() << method;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Errc::config);
+      EXPECT_THAT(error.what(), HasSubstr("optim.rank: needs at most 37"));
+      EXPECT_THAT(error.what(), HasSubstr("the nearest is optim.rank=37"));
+    }
+  }
+}
+
 // Defaults given as text are the defaults.
 TEST(EveryMethod, DefaultsAsTextChangeNothing) {
   for (const std::string& method : optim::optimizer_names()) {

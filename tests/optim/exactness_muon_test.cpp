@@ -8,9 +8,10 @@ namespace {
 using twins::Matrix;
 using twins::Vec;
 
-// Newton-Schulz multiplies small singular values by up to 3.4445^5 = 485: an error of one ulp of
-// the norm in each of its products grows so far, and no farther.
-constexpr double kOrthogonalError = 485 * 0x1p-23;
+// Of the direction's norm. Newton-Schulz multiplies small singular values by up to 3.4445^5 = 485,
+// and the ulps by which its products err with them: those of the directions that hold little of the
+// norm.
+constexpr double kOrthogonalError = 1e-5;
 
 void muon(const TensorCase& what, const twins::MuonSettings& s, int steps, Judge& judge) {
   const auto numel = static_cast<std::size_t>(what.shape.numel());

@@ -70,17 +70,20 @@ void frugal(const std::string& subspace, const std::string& rest, int steps) {
     const auto numel = static_cast<std::size_t>(shape.numel());
     OneTensor kernel(what, start_values(numel));
     Gradients gradients(numel);
+    std::vector<std::size_t> active;
     for (std::int64_t t = 1; t <= steps; ++t) {
       const std::span<const float> g = gradients.next();
       const twins::AdamState old = take(kernel);
       const Vec before = kernel.weights();
       kernel.step(g, rate_of(t), clip_of(t));
-      const RandomKey key{what.seed,
-                          RandomUse::subspace,
-                          static_cast<std::uint64_t>((t - 1) / kPeriod),
-                          static_cast<std::uint64_t>(OneTensor::kId)};
+      if ((t - 1) % kPeriod == 0) {
+        const RandomKey key{what.seed,
+                            RandomUse::subspace,
+                            static_cast<std::uint64_t>((t - 1) / kPeriod),
+                            static_cast<std::uint64_t>(OneTensor::kId)};
+        active = active_of(subspace, shape, key);
+      }
       const Vec gradient = clipped(g, t);
-      const auto active = active_of(subspace, shape, key);
       twins::FrugalState state{old, (t - 1) % kPeriod};
       if (state.t == 0) {
         state = twins::frugal_start(s, active.size());
