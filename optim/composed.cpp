@@ -31,7 +31,7 @@ std::unique_ptr<Rule> make_rule(std::string_view name,
                                 std::string_view method,
                                 std::span<const Setting> settings,
                                 const std::string& prefix) {
-  const RuleType& type = find_rule(name);
+  const RuleType& type = find_rule(name, prefix + "rule");
   std::vector<Setting> own;
   for (const SettingInfo& info : type.settings()) {
     const auto given = std::ranges::find(settings, prefix + info.name, &Setting::name);
@@ -39,7 +39,17 @@ std::unique_ptr<Rule> make_rule(std::string_view name,
       own.push_back({info.name, given->value});
     }
   }
-  return type.make(method, own);
+  try {
+    return type.make(method, own);
+  } catch (const Error& error) {
+    // A rule knows its settings by their own names.
+    constexpr std::string_view kSection = "optim.";
+    const std::string_view what = error.what();
+    const bool named = what.starts_with(kSection);
+    throw Error(error.code(),
+                named ? fmt::format("{}{}{}", kSection, prefix, what.substr(kSection.size()))
+                      : std::string(what));
+  }
 }
 
 void append(std::vector<SettingInfo>& all, std::vector<SettingInfo> more) {
@@ -55,7 +65,7 @@ std::vector<SettingInfo> known_settings(std::span<const Setting> settings) {
     append(known, list_settings<AuxParts>());
     const AuxParts aux = read_part<AuxParts>("optim", settings);
     if (aux.rule != kSameRule) {
-      for (SettingInfo info : find_rule(aux.rule).settings()) {
+      for (SettingInfo info : find_rule(aux.rule, "aux.rule").settings()) {
         info.name = "aux." + info.name;
         known.push_back(std::move(info));
       }

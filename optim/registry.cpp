@@ -138,11 +138,11 @@ void register_rule(RuleType type) {
   }
 }
 
-const RuleType& find_rule(std::string_view name) {
+const RuleType& find_rule(std::string_view name, std::string_view setting) {
   const auto found = rules().find(name);
   if (found == rules().end()) {
     const std::vector<std::string> names = rule_names();
-    refuse_value("rule", name, fmt::format("one of {}", fmt::join(names, ", ")));
+    refuse_value(setting, name, fmt::format("one of {}", fmt::join(names, ", ")));
   }
   return found->second;
 }

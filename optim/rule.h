@@ -180,14 +180,14 @@ class ElementRule : public Rule {
   const Derived& self() const { return static_cast<const Derived&>(*this); }
 };
 
-/// Rules by name, for any composition. Throws config for an unknown one.
+/// Rules by name, for any composition. Throws config for an unknown one, blaming `setting`.
 struct RuleType {
   std::string name;
   std::function<std::unique_ptr<Rule>(std::string_view method, std::span<const Setting>)> make;
   std::function<std::vector<SettingInfo>()> settings;
 };
 void register_rule(RuleType type);
-const RuleType& find_rule(std::string_view name);
+const RuleType& find_rule(std::string_view name, std::string_view setting = "rule");
 std::vector<std::string> rule_names();
 
 /// `const RuleRegistrar<Sgd> rule{"sgd"};` makes a rule known; T as for Registrar.

@@ -70,10 +70,13 @@ void move_kahan(
     const Move<float> move = shared;
     for (std::int64_t i = 0; i < n; ++i) {
       const float old = to_float(w[i]);
-      const float due = to_float(residue[i]) + move.change(old, direction[i]);
+      const float change = move.change(old, direction[i]);
+      const float due = to_float(residue[i]) + change;
       const bf16 now = to_bf16(old + due);
-      w[i] = now;
-      residue[i] = to_bf16(due + (old - to_float(now)));
+      const bf16 rest = to_bf16(due + (old - to_float(now)));
+      // A residue of half an ulp would carry a weight that does not move to the next one.
+      w[i] = change == 0.f ? w[i] : now;
+      residue[i] = change == 0.f ? residue[i] : rest;
     }
   });
 }
