@@ -1,6 +1,7 @@
 #include "optim/composed.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -31,7 +32,7 @@ std::unique_ptr<Rule> make_rule(std::string_view name,
                                 std::string_view method,
                                 std::span<const Setting> settings,
                                 const std::string& prefix) {
-  const RuleType& type = find_rule(name);
+  const RuleType& type = find_rule(name, prefix + "rule");
   std::vector<Setting> own;
   for (const SettingInfo& info : type.settings()) {
     const auto given = std::ranges::find(settings, prefix + info.name, &Setting::name);
@@ -39,7 +40,14 @@ std::unique_ptr<Rule> make_rule(std::string_view name,
       own.push_back({info.name, given->value});
     }
   }
-  return type.make(method, own);
+  try {
+    return type.make(method, own);
+  } catch (const Error& error) {  // a rule does not know that its settings have a prefix
+    constexpr std::string_view kSection = "optim.";
+    std::string text = error.what();
+    throw Error(error.code(),
+                text.starts_with(kSection) ? text.insert(kSection.size(), prefix) : text);
+  }
 }
 
 void append(std::vector<SettingInfo>& all, std::vector<SettingInfo> more) {
@@ -55,7 +63,7 @@ std::vector<SettingInfo> known_settings(std::span<const Setting> settings) {
     append(known, list_settings<AuxParts>());
     const AuxParts aux = read_part<AuxParts>("optim", settings);
     if (aux.rule != kSameRule) {
-      for (SettingInfo info : find_rule(aux.rule).settings()) {
+      for (SettingInfo info : find_rule(aux.rule, "aux.rule").settings()) {
         info.name = "aux." + info.name;
         known.push_back(std::move(info));
       }
@@ -63,6 +71,50 @@ std::vector<SettingInfo> known_settings(std::span<const Setting> settings) {
   }
   append(known, matrix_update_settings(parts.subspace, parts.orthogonal, settings));
   return known;
+}
+
+/// What would bring in a part that has this setting: "optim.subspace=svd, random". Empty: nothing.
+std::string brought_by(std::string_view name, std::span<const Setting> settings) {
+  const auto by = [&](const std::string& key, const auto& values, std::vector<Setting> also = {}) {
+    std::vector<std::string> fitting;
+    for (const auto& value : values) {
+      also.push_back({key, std::string(value)});
+      const std::vector<SettingInfo> known = known_settings(joined(settings, also));
+      if (std::ranges::find(known, name, &SettingInfo::name) != known.end()) {
+        fitting.emplace_back(value);
+      }
+    }
+    return fitting.empty() ? "" : fmt::format("optim.{}={}", key, fmt::join(fitting, ", "));
+  };
+  constexpr std::array<std::string_view, 1> kTrue{"true"};
+  const Setting any_subspace{"subspace", "svd"}, none{"subspace", "whole"},
+      plain{"orthogonal", "false"};
+  for (const std::string& found : {by("subspace", choices(SubspaceKind{}), {plain}),
+                                   by("remainder", choices(Remainder{}), {plain, any_subspace}),
+                                   by("orthogonal", kTrue, {none}),
+                                   by("rule", rule_names()),
+                                   by("aux.rule", rule_names(), {plain, any_subspace})}) {
+    if (!found.empty()) {
+      return found;
+    }
+  }
+  return "";
+}
+
+/// Settings of parts that are not in use, which the nearest name would not explain.
+void refuse_unused(std::string_view method,
+                   std::span<const Setting> preset,
+                   std::span<const Setting> given) {
+  const std::vector<Setting> all = joined(preset, given);
+  const std::vector<SettingInfo> known = known_settings(all);
+  for (const Setting& setting : given) {
+    if (std::ranges::find(known, setting.name, &SettingInfo::name) == known.end()) {
+      if (const std::string with = brought_by(setting.name, all); !with.empty()) {
+        throw Error(Errc::config,
+                    fmt::format("optim.{}: {} takes it only with {}", setting.name, method, with));
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -77,7 +129,7 @@ void Parts::validate() const {
   require(!orthogonal || subspace == SubspaceKind::whole,
           "orthogonal",
           "subspace=whole: a direction out of a subspace has no full rank",
-          1);
+          "true");
 }
 
 std::vector<SettingInfo> composition_settings(std::span<const Setting> preset,
@@ -97,6 +149,7 @@ Preset::Preset(std::string name, std::vector<Setting> settings) {
   register_method({std::move(name),
                    [settings](std::string_view method,
                               std::span<const Setting> given) -> std::unique_ptr<Optimizer> {
+                     refuse_unused(method, settings, given);
                      refuse_unknown(method, given, composition_settings(settings, given));
                      return std::make_unique<Composed>(method, joined(settings, given));
                    },
@@ -153,6 +206,11 @@ Composed::Composed(std::string_view method, std::span<const Setting> settings)
   m.rule = make_rule(m.parts.rule, method, settings, "");
   m.matrices = make_matrix_update(m.parts.subspace, m.parts.orthogonal, method, settings);
   if (m.parts.only_matrices()) {
+    require(m.rule->elementwise(),
+            "rule",
+            "one whose elements do not know of each other, such as adam, beside subspace and "
+            "orthogonal",
+            m.parts.rule);
     m.aux_parts = read_part<AuxParts>(method, settings);
     if (m.aux_parts.rule != kSameRule) {
       m.aux_rule = make_rule(m.aux_parts.rule, method, settings, "aux.");

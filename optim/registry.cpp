@@ -104,8 +104,12 @@ std::string to_text(const std::string& value) {
 }
 
 void require(bool holds, std::string_view name, std::string_view needed, double got) {
+  require(holds, name, needed, std::string_view(to_text(got)));
+}
+
+void require(bool holds, std::string_view name, std::string_view needed, std::string_view got) {
   if (!holds) {
-    refuse_value(name, to_text(got), needed);
+    refuse_value(name, got, needed);
   }
 }
 
@@ -138,11 +142,11 @@ void register_rule(RuleType type) {
   }
 }
 
-const RuleType& find_rule(std::string_view name) {
+const RuleType& find_rule(std::string_view name, std::string_view setting) {
   const auto found = rules().find(name);
   if (found == rules().end()) {
     const std::vector<std::string> names = rule_names();
-    refuse_value("rule", name, fmt::format("one of {}", fmt::join(names, ", ")));
+    refuse_value(setting, name, fmt::format("one of {}", fmt::join(names, ", ")));
   }
   return found->second;
 }
