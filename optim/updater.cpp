@@ -119,6 +119,12 @@ void adopt_working(const Slice& slice) {
   }
 }
 
+/// Whether this update will be thrown away whatever it does: no method need know what to do with a
+/// gradient that is no number.
+bool is_lost(const UpdatePacks& packs, const StepScalars& scalars) {
+  return packs.speculative && scalars.non_finite;
+}
+
 /// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
 StepInfo step_info(const UpdatePacks& packs, const StepScalars& scalars) {
   StepInfo info = scalars.inputs.info;
@@ -335,7 +341,7 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   scalars.stats.resize(slots.size(phase + 1), 0.0);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (needs.active && needs.stat_phases > phase) {
+    if (needs.active && needs.stat_phases > phase && !is_lost(open, scalars)) {
       impl_->view_state(b, range, open.state, impl_->views);
       Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
       impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
@@ -362,7 +368,7 @@ void OptimizerUpdater::update(const Instruction& instruction,
   slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (!needs.active) {
+    if (!needs.active || is_lost(open, scalars)) {
       continue;
     }
     STRATA_ASSERT(needs.stat_phases <= instruction.phase);
