@@ -89,7 +89,8 @@ struct Halves {
     for (std::int64_t i = 0; i < kBytes; i += cpu::kLanesOf<F>) {
       LaneInt<F> pair;
       cpu::read_bytes(pair, codes + i);
-      const F even = Code::template decode<F>(pair >> 4), odd = Code::template decode<F>(pair);
+      const F even = Code::template decode<F>(pair >> 4),
+              odd = Code::template decode<F>(pair & LaneInt<F>(15));
       cpu::write_pairs(to + 2 * i, fma_(even, F(scale), F(0.f)), fma_(odd, F(scale), F(0.f)));
     }
   }
