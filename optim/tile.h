@@ -12,6 +12,12 @@ namespace strata::optim {
 inline constexpr std::int64_t kTile = 1024;
 static_assert(kChunk % kTile == 0);
 
+/// 1, 0 or -1.
+template <class T>
+STRATA_HD inline T sign(T x) {
+  return x > 0 ? T(1) : (x < 0 ? T(-1) : T(0));
+}
+
 /// Calls body(begin, n) for the tiles of [0, numel), in any order on any thread of the team.
 template <class Body>
 void for_each_tile(std::int64_t numel, const Body& body) {

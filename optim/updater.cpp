@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/for_each.h"
 #include "optim/block_layout.h"
+#include "optim/squares.h"
 #include "optim/stat_slots.h"
 #include "optim/weight_update.h"
 
@@ -27,26 +28,6 @@ void copy_bytes(std::span<std::byte> to, std::span<const std::byte> from) {
       static_cast<std::int64_t>(to.size()), kCopyGrain, [&](std::int64_t begin, std::int64_t end) {
         std::memcpy(to.data() + begin, from.data() + begin, static_cast<std::size_t>(end - begin));
       });
-}
-
-/// Sum of squares of one chunk in eight lanes. The square of a float is exact in double and cannot
-/// overflow, so the sum is finite exactly when every element is.
-double sum_of_squares(const float* x, std::int64_t n) {
-  constexpr std::int64_t kLanes = 8;
-  double lanes[kLanes] = {};
-  const std::int64_t whole = n - n % kLanes;
-  for (std::int64_t i = 0; i < whole; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      const double value = x[i + lane];
-      lanes[lane] += value * value;
-    }
-  }
-  for (std::int64_t i = whole; i < n; ++i) {
-    const double value = x[i];
-    lanes[i - whole] += value * value;
-  }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
 /// One entry of `partials` for each chunk of the range.
