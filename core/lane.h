@@ -45,6 +45,10 @@ STRATA_HD inline float float_from(std::int32_t x) {
 STRATA_HD inline std::int32_t truncated(float x) {
   return static_cast<std::int32_t>(x);
 }
+/// Of factors that fit in 16 bits with their sign.
+STRATA_HD inline std::int32_t product16(std::int32_t a, std::int32_t b) {
+  return a * b;
+}
 STRATA_HD inline std::int32_t least_of(std::int32_t a, std::int32_t b) {
   return a < b ? a : b;
 }

@@ -30,7 +30,7 @@ struct DynamicCode {
   static constexpr int kCodes = 2 << Decades;
   static constexpr int kZero = Signed ? kCodes / 2 - 1 : 0;
 
-  /// The value of each code, for lanes F.
+  /// The value of each code, for lanes F; of 16 codes the upper bits are ignored.
   template <class F = float, ZeroCode Zero = ZeroCode::zero>
   STRATA_HD static F decode(const LaneInt<F>& code) {
     if constexpr (kCodes == 16) {
@@ -191,13 +191,31 @@ struct Linear4Unsigned {
   static constexpr int kCodes = 16, kZero = 0;
   template <class F = float, ZeroCode = ZeroCode::zero>
   STRATA_HD static F decode(const LaneInt<F>& code) {
-    return fma_(float_from(code), F(0.0625f), F(0.0625f));
+    return pick(kValues, code);
   }
   template <class F = float>
   STRATA_HD static LaneInt<F> encode(const F& y) {
     const LaneInt<F> code = truncated(fma_(y, F(16.f), F(-0.5f)));
     return least_of(most_of(code, LaneInt<F>(0)), LaneInt<F>(15));
   }
+
+ private:
+  static constexpr LaneTable<16> kValues = {{0.0625f,
+                                             0.125f,
+                                             0.1875f,
+                                             0.25f,
+                                             0.3125f,
+                                             0.375f,
+                                             0.4375f,
+                                             0.5f,
+                                             0.5625f,
+                                             0.625f,
+                                             0.6875f,
+                                             0.75f,
+                                             0.8125f,
+                                             0.875f,
+                                             0.9375f,
+                                             1.f}};
 };
 
 /// 16 normal-float values (Dettmers et al., QLoRA, NeurIPS 2023).

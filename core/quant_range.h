@@ -10,21 +10,25 @@ struct ExpandedRange {
   float scale = 0.f, power = 1.f, centre = 1.f;
   static constexpr double kFp8Log2Range = 16.614709844115207;  // log2(448^2 / 2)
 
-  /// `least`, `most`: least non-zero and largest magnitude of the group; most = 0: all are zero.
+  /// `least`, `most`: least non-zero and largest magnitude of the group, both 0 where all are zero:
+  /// that group's scale is 0, see zero(). Without branches, so that groups are done side by side.
   STRATA_HD static ExpandedRange of(float least, float most) {
     const double high = static_cast<double>(most) + 1e-30, low = static_cast<double>(least) + 1e-30;
-    const double ratio = log2_(high) - log2_(low);
+    const double log_high = log2_(high), log_low = log2_(low);
+    // Selects by bits: a compiler makes branches of others, and then no vectors.
+    const auto ratio_bits = std::bit_cast<std::int64_t>(log_high - log_low);
+    constexpr auto kQuarter = std::bit_cast<std::int64_t>(0.25);
+    const auto ratio = std::bit_cast<double>(ratio_bits > kQuarter ? ratio_bits : kQuarter);
+    const auto sixteenths = static_cast<std::int32_t>(16.0 * kFp8Log2Range / ratio);
+    const std::int32_t limited = least_of(most_of(sixteenths, 1), 1024);
     // One magnitude alone has no range to stretch.
-    const double stretched = std::floor(16.0 * kFp8Log2Range / ratio) / 16.0;
-    const double limited = stretched > 64.0 ? 64.0 : (stretched < 0.0625 ? 0.0625 : stretched);
-    const double power = most == least ? 1.0 : limited;
+    const std::int32_t single = -static_cast<std::int32_t>(most == least);
+    const double power = 0.0625 * ((limited & ~single) | (16 & single));
     const auto centre = static_cast<float>(std::sqrt(high) * std::sqrt(low));
-    const double top = exp2_(power * (log2_(high) - log2_(static_cast<double>(centre))));
-    const bool any = most > 0.f;
-    return {any ? static_cast<float>(top / Fp8E4M3::kMax) : 0.f,
-            any ? static_cast<float>(power) : 1.f,
-            any ? centre : 1.f};
+    const double top = exp2_(power * (log_high - log2_(static_cast<double>(centre))));
+    return {static_cast<float>(top / Fp8E4M3::kMax), static_cast<float>(power), centre};
   }
+  static constexpr ExpandedRange zero() { return {0.f, 1.f, 1.f}; }
 };
 
 /// Where codes of E4M3 change, by sixteenths of a power of two for normal values and by quarters
@@ -71,18 +75,22 @@ inline constexpr CodeChanges kCodeChanges = code_changes();
 /// where codes change: that number is kept as integer and fraction, so that its error is that of
 /// two or three roundings of x or of the value that is coded, whatever the range.
 struct ExpandedEncoder {
-  float power = 0.f;              // 16 k, an integer
-  float whole = 0.f, part = 0.f;  // 16 log2(c^k s), and what is added to exponents
+  float power = 0.f;       // 16 k
+  float part = 0.f;        // 16 log2(c^k s): what is added to an integer
+  std::int32_t steps = 0;  // 16 k
+  std::int32_t whole = 0;  // the integer, and what exponents are too large by
 
+  /// Of a group that is not zero; one of zeros may have any.
   STRATA_HD static ExpandedEncoder of(const ExpandedRange& range) {
-    const bool any = range.scale > 0.f;
+    constexpr double kRound = 6755399441055744.0;
     const double power = 16.0 * static_cast<double>(range.power);
     const double shift = power * log2_(static_cast<double>(range.centre)) +
-                         16.0 * log2_(static_cast<double>(any ? range.scale : 1.f));
-    const double whole = std::floor(shift + 0.5);
+                         16.0 * log2_(static_cast<double>(range.scale));
+    const double whole = (shift + kRound) - kRound;
     return {static_cast<float>(power),
-            static_cast<float>(whole + 127.0 * power),
-            static_cast<float>(shift - whole)};
+            static_cast<float>(shift - whole),
+            static_cast<std::int32_t>(power),
+            static_cast<std::int32_t>(whole + 127.0 * power)};
   }
 
   /// In the low byte of what is returned. Magnitudes below 2^-126 have the code of zero.
@@ -92,13 +100,15 @@ struct ExpandedEncoder {
     constexpr float kRound = 12582912.f;  // 1.5 * 2^23
     const Int bits = bits_of(x), size = bits & Int(0x7fffffff);
     const F mantissa = float_of((bits & Int(0x007fffff)) | Int(0x3f800000));
-    const F exponents = fma_(F(power), float_from(size >> 23), F(-whole));
     const F low = fma_(F(power), log2_of(mantissa, bits >> 19), F(-part));
     const F shifted = low + F(kRound);
     const F rest = low - (shifted - F(kRound));
     // In sixteenths of a power of two, the one nearest to the value; the rest is at most 1/2.
-    const Int at = truncated(exponents) + bits_of(shifted) - Int(bits_of(kRound));
-    return with_sign(code_at(at, rest), bits, size);
+    const Int at =
+        product16(size >> 23, Int(steps)) + bits_of(shifted) - Int(whole + bits_of(kRound));
+    const Int code = code_at(at, rest);
+    const auto none = at < Int(-kLeast) || size < Int(0x00800000) || code == Int(0);
+    return select(none, Int(0), code | ((bits >> 24) & Int(0x80)));
   }
 
  private:
@@ -120,15 +130,7 @@ struct ExpandedEncoder {
     const Int cell = select(small, (above >> 2) + Int(16), at & Int(15));
     const F place = rest + float_from(select(small, above & Int(3), Int(0)));
     const Int first = select(small, Int(0), at >> 1) + pick(kCodeChanges.below, cell);
-    const Int code = select(place >= pick(kCodeChanges.place, cell), first + Int(1), first);
-    return select(above < Int(0), Int(0), code);
-  }
-
-  template <class Int>
-  STRATA_HD static Int with_sign(const Int& code, const Int& bits, const Int& size) {
-    const Int sign = (bits >> 24) & Int(0x80);
-    const Int normal = select(size < Int(0x00800000), Int(0), code);
-    return select(normal == Int(0), Int(0), normal | sign);
+    return select(place >= pick(kCodeChanges.place, cell), first + Int(1), first);
   }
 
   static constexpr int kLeast = 160;  // half of the least value is 2^-10
@@ -171,9 +173,18 @@ struct ExpandedEncoder {
 struct ExpandedDecoder {
   LaneTable<16> exponents, mantissas;
 
-  /// In a body of cpu::simd.
-  STRATA_HD static void of(const ExpandedRange& range, ExpandedDecoder& to) {
-    // log2 of (1 + m / 8), from 8 on, and of m / 4: subnormal codes have the exponent of 2^-7.
+  /// What tables are made of: 1 / k, and the logarithm of s^(1/k) c.
+  struct Exponents {
+    double step = 0.0, base = 0.0;
+    STRATA_HD static Exponents of(const ExpandedRange& range) {
+      const double step = 1.0 / static_cast<double>(range.power);
+      return {step,
+              log2_(static_cast<double>(range.scale)) * step +
+                  log2_(static_cast<double>(range.centre))};
+    }
+  };
+  STRATA_HD void make(const Exponents& of) {
+    // log2 of m / 4, since subnormal codes have the exponent of 2^-7, and from 8 on of 1 + m / 8.
     constexpr double kLog2[16] = {0,
                                   -2,
                                   -1,
@@ -190,13 +201,18 @@ struct ExpandedDecoder {
                                   0.70043971814109218,
                                   0.80735492205760406,
                                   0.90689059560851848};
-    const bool any = range.scale > 0.f;
-    const double inverse = 1.0 / static_cast<double>(any ? range.power : 1.f);
-    const double base = log2_(static_cast<double>(any ? range.scale : 1.f)) * inverse +
-                        log2_(static_cast<double>(any ? range.centre : 1.f));
     for (int i = 0; i < 16; ++i) {
-      to.exponents.values[i] = any ? power_of_two(fma_(i - 7.0, inverse, base)) : 0.f;
-      to.mantissas.values[i] = i == 0 ? 0.f : power_of_two(kLog2[i] * inverse);
+      exponents.values[i] = power_of_two(fma_(i - 7.0, of.step, of.base));
+    }
+    for (int i = 0; i < 16; ++i) {
+      mantissas.values[i] = power_of_two(kLog2[i] * of.step);
+    }
+    mantissas.values[0] = 0.f;
+  }
+  /// Of a group without a scale.
+  STRATA_HD void make_zero() {
+    for (int i = 0; i < 16; ++i) {
+      exponents.values[i] = mantissas.values[i] = 0.f;
     }
   }
   template <class F>
@@ -208,14 +224,16 @@ struct ExpandedDecoder {
   }
 
  private:
-  /// As far as it is a normal float.
+  /// As far as it is a normal float; |x| < 2^20.
   STRATA_HD static float power_of_two(double x) {
     constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-    const double limited = x < -125.0 ? -125.0 : (x > 127.0 ? 127.0 : x);
-    const double whole = (limited + kRound) - kRound;
-    const ExpParts parts = exp_parts(static_cast<float>((limited - whole) * 0.6931471805599453));
-    const auto exponent = static_cast<std::uint32_t>(static_cast<std::int32_t>(whole) + 127);
-    return parts.factor * std::bit_cast<float>((exponent + parts.power) << 23);
+    const double shifted = x + kRound;
+    const auto part = static_cast<float>((x - (shifted - kRound)) * 0.6931471805599453);
+    const auto whole = static_cast<std::int32_t>(std::bit_cast<std::int64_t>(shifted));
+    const ExpParts parts = exp_parts(part);
+    const std::int32_t power = whole + static_cast<std::int32_t>(parts.power);
+    const std::int32_t limited = least_of(most_of(power, -125), 127);
+    return parts.factor * float_of((limited + 127) << 23);
   }
 };
 

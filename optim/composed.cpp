@@ -301,7 +301,8 @@ void Composed::Impl::run(const Part& part,
                       static_cast<std::uint64_t>(weight.param->id)};
   std::size_t next = 0;
   for (const Moment& moment : part.rule->moments()) {
-    loop.moments[next++] = CodedMoment(part.codec, moment, state, key, weight.begin);
+    loop.moments[next++] =
+        CodedMoment(part.codec, moment, state, key, weight.begin, parts.zero_code());
   }
   const auto sink = [&](std::int64_t begin, std::int64_t n, const T* direction) {
     move_weights(weight, begin, n, direction, by, step);
@@ -336,6 +337,7 @@ void Composed::update(Slice& weight,
                                   .state = state,
                                   .rule = *part.rule,
                                   .codec = part.codec,
+                                  .zero_code = m.parts.zero_code(),
                                   .coupled_decay = coupled ? decay : 0.0,
                                   .by = by,
                                   .info = step,

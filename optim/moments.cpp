@@ -111,7 +111,9 @@ struct Halves {
 };
 
 using Signed8 = Bytewise<quant::Dynamic8Signed, ZeroCode::zero>;
-using Positive8 = Bytewise<quant::Dynamic8Unsigned, ZeroCode::half_least>;
+using Positive8 = Bytewise<quant::Dynamic8Unsigned, ZeroCode::zero>;
+// A second moment that rounded to zero would divide by eps where the first one did not.
+using Floored8 = Bytewise<quant::Dynamic8Unsigned, ZeroCode::half_least>;
 using Signed4 = Halves<quant::Dynamic4Signed>;
 using Positive4 = Halves<quant::Linear4Unsigned>;
 
@@ -158,11 +160,23 @@ constexpr std::int64_t kGroups = kTile / kGroupFp8;
 
 void load_fp8(const std::uint8_t* codes, const float* ranges, std::int64_t n, float* to) {
   const std::int64_t groups = (n + kGroupFp8 - 1) / kGroupFp8;
+  quant::ExpandedRange range[kGroups];
+  for (std::int64_t g = 0; g < kGroups; ++g) {
+    const float* const from = ranges + g * kRangeValues;
+    if (g < groups && from[0] > 0.f) {
+      range[g] = {from[0], from[1], from[2]};
+    } else {
+      range[g] = {1.f, 1.f, 1.f};
+    }
+  }
   quant::ExpandedDecoder decoders[kGroups];
   cpu::simd([&] {
+    quant::ExpandedDecoder::Exponents exponents[kGroups];
+    for (std::int64_t g = 0; g < kGroups; ++g) {
+      exponents[g] = quant::ExpandedDecoder::Exponents::of(range[g]);
+    }
     for (std::int64_t g = 0; g < groups; ++g) {
-      const float* const range = ranges + g * kRangeValues;
-      quant::ExpandedDecoder::of({range[0], range[1], range[2]}, decoders[g]);
+      ranges[g * kRangeValues] > 0.f ? decoders[g].make(exponents[g]) : decoders[g].make_zero();
     }
   });
   cpu::with_lanes([&]<class F>(std::type_identity<F>) {
@@ -196,19 +210,28 @@ void store_fp8(const float* from, std::int64_t n, std::uint8_t* codes, float* ra
       const float* const x = g < whole ? from + g * kGroupFp8 : last;
       least[g] = least_nonzero<F, kGroupFp8>(x);
       most[g] = largest<F, kGroupFp8>(x);
+      least[g] = most[g] > 0.f ? least[g] : 0.f;
     }
   });
-  quant::ExpandedEncoder encoders[kGroups];
+  float scale[kGroups], power[kGroups], centre[kGroups];
+  float sixteenths[kGroups], part_shift[kGroups];
+  std::int32_t steps[kGroups], whole_shift[kGroups];
   cpu::simd([&] {
+#pragma GCC ivdep
     for (std::int64_t g = 0; g < kGroups; ++g) {
       const auto range = quant::ExpandedRange::of(least[g], most[g]);
-      encoders[g] = quant::ExpandedEncoder::of(range);
-      if (g < groups) {
-        float* const to = ranges + g * kRangeValues;
-        to[0] = range.scale, to[1] = range.power, to[2] = range.centre;
-      }
+      const auto encoder = quant::ExpandedEncoder::of(range);
+      scale[g] = range.scale, power[g] = range.power, centre[g] = range.centre;
+      sixteenths[g] = encoder.power, part_shift[g] = encoder.part;
+      steps[g] = encoder.steps, whole_shift[g] = encoder.whole;
     }
   });
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const auto range = most[g] > 0.f ? quant::ExpandedRange{scale[g], power[g], centre[g]}
+                                     : quant::ExpandedRange::zero();
+    float* const to = ranges + g * kRangeValues;
+    to[0] = range.scale, to[1] = range.power, to[2] = range.centre;
+  }
   cpu::with_lanes([&]<class F>(std::type_identity<F>) {
     const auto encode = [](const float* values, const auto& encoder, std::uint8_t* to) {
       for (std::int64_t i = 0; i < kGroupFp8; i += cpu::kLanesOf<F>) {
@@ -217,12 +240,15 @@ void store_fp8(const float* from, std::int64_t n, std::uint8_t* codes, float* ra
         cpu::write_bytes(to + i, encoder.template encode<F>(value));
       }
     };
+    const auto encoder = [&](std::int64_t g) {
+      return quant::ExpandedEncoder{sixteenths[g], part_shift[g], steps[g], whole_shift[g]};
+    };
     for (std::int64_t g = 0; g < whole; ++g) {
-      encode(from + g * kGroupFp8, encoders[g], codes + g * kGroupFp8);
+      encode(from + g * kGroupFp8, encoder(g), codes + g * kGroupFp8);
     }
     if (whole < groups) {
       std::uint8_t bytes[kGroupFp8];
-      encode(last, encoders[whole], bytes);
+      encode(last, encoder(whole), bytes);
       std::copy(bytes, bytes + n % kGroupFp8, codes + whole * kGroupFp8);
     }
   });
@@ -278,8 +304,9 @@ CodedMoment::CodedMoment(StateCodec codec,
                          const Moment& moment,
                          StateViews& state,
                          const RandomKey& key,
-                         std::int64_t first)
-    : codec_(codec), positive_(moment.positive), key_(key), first_(first) {
+                         std::int64_t first,
+                         ZeroCode zero)
+    : codec_(codec), positive_(moment.positive), zero_(zero), key_(key), first_(first) {
   const std::string name(moment.name);
   if (codec == StateCodec::f32 || codec == StateCodec::bf16) {
     values_ = state[name];
@@ -303,6 +330,9 @@ void CodedMoment::load(std::int64_t begin, std::int64_t n, float* to) const {
     case StateCodec::dynamic8: {
       const auto* const codes = values_.data<std::uint8_t>() + begin;
       const float* const scales = scales_.data<float>() + begin / kBlock8;
+      if (positive_ && zero_ == ZeroCode::half_least) {
+        return load_blocks<Floored8>(codes, scales, n, to);
+      }
       return positive_ ? load_blocks<Positive8>(codes, scales, n, to)
                        : load_blocks<Signed8>(codes, scales, n, to);
     }

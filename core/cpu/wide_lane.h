@@ -80,6 +80,13 @@ STRATA_WIDE inline WideMask operator>=(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideMask operator<(WideFloat a, WideFloat b) {
   return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)};
 }
+STRATA_WIDE inline WideMask operator||(WideMask a, WideMask b) {
+  return {static_cast<__mmask16>(a.bits | b.bits)};
+}
+STRATA_WIDE inline WideInt product16(WideInt a, WideInt b) {
+  return reinterpret_cast<Ints16>(
+      _mm512_madd_epi16(reinterpret_cast<__m512i>(a.v), reinterpret_cast<__m512i>(b.v)));
+}
 STRATA_WIDE inline WideFloat select(WideMask which, WideFloat yes, WideFloat no) {
   return Floats16(_mm512_mask_blend_ps(which.bits, no.v, yes.v));
 }
