@@ -262,6 +262,71 @@ INSTANTIATE_TEST_SUITE_P(All,
                          testing::ValuesIn(everything()),
                          testing::PrintToStringParamName());
 
+/// Checkpoints of every weight format are models like any other.
+class OfFormats : public testing::TestWithParam<Case> {
+ protected:
+  json tell(const Words& words) const {
+    const CommandEnd end = run_command(join(words, {"--json"}));
+    EXPECT_EQ(end.exit_code, 0) << end.text();
+    const std::string line = end.out.substr(0, end.out.rfind('\n'));
+    return json::parse(line.substr(line.rfind('\n') + 1), nullptr, false);
+  }
+  json train(const std::string& name, const Words& more) const {
+    return tell(runs_.train(name, join({"--data.valid=0.1", "--train.eval_every=0"}, more)));
+  }
+  json evaluate(const std::string& name) const {
+    json told = tell({"eval", runs_ / name, "--data", runs_ / "text"});
+    EXPECT_GT(told["tokens"].get<int>(), 1000);
+    return told["loss"];
+  }
+  json generate(const std::string& name) const {
+    return tell({"generate",
+                 runs_ / name,
+                 "--prompt",
+                 "the cat",
+                 "--max-tokens",
+                 "12",
+                 "--temperature",
+                 "0"})["ids"];
+  }
+  TinyRuns runs_;
+};
+
+TEST_P(OfFormats, EvaluateGenerateAndStartOtherRuns) {
+  const auto trained =
+      train("run", join(GetParam().words, {"--train.steps=30", "--train.schedule.lr=3e-3"}));
+  const double loss = evaluate("run").get<double>();
+  EXPECT_LT(loss, 5.0);  // log(256) = 5.5 at the start
+  EXPECT_NEAR(trained["validation_loss"].get<double>(), loss, 0.5);
+  // A step without a learning rate writes down what it was given.
+  const auto start_from_it = [&](const std::string& name, const Words& more) {
+    Words words = runs_.train(name,
+                              join({"--model.init_from=" + (runs_ / "run").string(),
+                                    "--data.valid=0.1",
+                                    "--train.eval_every=0",
+                                    "--train.steps=1",
+                                    "--train.schedule.lr=0"},
+                                   more));
+    std::erase_if(words, [](const std::string& word) {
+      return word.starts_with("--model.") && !word.starts_with("--model.init_from");
+    });
+    return tell(words);
+  };
+  start_from_it("plain", {});
+  EXPECT_EQ(evaluate("plain"), loss);
+  EXPECT_EQ(generate("plain"), generate("run"));
+  const auto again = start_from_it("again", GetParam().words);
+  // Codes of what codes stand for are not always the same ones: a group's range may have shrunk.
+  const bool exact = GetParam().name.find("int8") == std::string::npos;
+  EXPECT_NEAR(again["validation_loss"].get<double>(),
+              trained["validation_loss"].get<double>(),
+              exact ? 0.0 : 1e-3);
+}
+INSTANTIATE_TEST_SUITE_P(OfEachKind,
+                         OfFormats,
+                         testing::ValuesIn(formats()),
+                         testing::PrintToStringParamName());
+
 TEST(Methods, EveryOneIsAmongTheTested) {
   const TinyRuns runs;
   const CommandEnd end = run_command(runs.train("run", {"--optim.method=none_such"}));
