@@ -4,12 +4,16 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -326,6 +330,44 @@ INSTANTIATE_TEST_SUITE_P(OfEachKind,
                          OfFormats,
                          testing::ValuesIn(formats()),
                          testing::PrintToStringParamName());
+
+/// Columns "matrices" and "gpt2-124m" of optim/README.md, by method.
+std::map<std::string, std::pair<std::string, std::string>> told_bytes() {
+  std::map<std::string, std::pair<std::string, std::string>> told;
+  std::ifstream in(fs::path(STRATA_SOURCE_DIR) / "optim/README.md");
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string bar, method, of_matrices, of_all;
+    words >> bar >> method >> bar >> of_matrices >> bar >> of_all;
+    if (line.starts_with("| `") && method.size() > 2) {
+      told[method.substr(1, method.size() - 2)] = {of_matrices, of_all};
+    }
+  }
+  return told;
+}
+
+TEST(Methods, TheReadmeTellsWhatEachKeeps) {
+  const auto plan = [](const std::string& method) {
+    const CommandEnd end =
+        run_command({"plan", "--model.preset=gpt2-124m", "--optim.method=" + method, "--json"});
+    return json::parse(end.out, nullptr, false);
+  };
+  const auto matrix_bytes = [](const json& object) {
+    return object["optimizer"]["state_bytes_by_role"].value("matrix", 0.0);
+  };
+  const double matrices = matrix_bytes(plan("adamw")) / 8;  // two moments of 4 bytes
+  const auto told = told_bytes();
+  for (const Case& one : methods()) {
+    const auto row = told.find(one.name);
+    ASSERT_NE(row, told.end()) << "optim/README.md has no row for " << one.name;
+    const json object = plan(one.name);
+    const double all = object["optimizer"]["state_bytes"].get<double>();
+    EXPECT_EQ(row->second.first, fmt::format("{:.2f}", matrix_bytes(object) / matrices))
+        << one.name;
+    EXPECT_EQ(row->second.second, fmt::format("{:.2f}", all / object["parameters"].get<double>()))
+        << one.name;
+  }
+}
 
 TEST(Methods, EveryOneIsAmongTheTested) {
   const TinyRuns runs;
