@@ -9,10 +9,7 @@
 #include "optim/tile.h"
 
 namespace strata::optim {
-namespace {
 
-/// x = (gram + damping)^-1 e_at by Cholesky's factorisation; gram (n, n), its lower triangle given,
-/// is overwritten. False when a pivot is not positive.
 bool solve_damped(double* gram, double* x, std::int64_t n, std::int64_t at, double damping) {
   for (std::int64_t j = 0; j < n; ++j) {
     for (std::int64_t i = j; i < n; ++i) {
@@ -41,8 +38,6 @@ bool solve_damped(double* gram, double* x, std::int64_t n, std::int64_t at, doub
   }
   return true;
 }
-
-}  // namespace
 
 void natural_gradient(float* to,
                       const float* history,
