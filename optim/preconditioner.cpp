@@ -211,19 +211,24 @@ void WindowPreconditioner::direction_of(const SparseWindow::Block& block,
                                         std::span<const double> coefficients,
                                         float* direction) const {
   const float* const g = grad.f32() + block.begin;
-  const auto gain = static_cast<float>(gradient_gain());
-  const float scale = step.grad_scale;
+  const double gain = gradient_gain() * static_cast<double>(step.grad_scale);
   const std::int64_t n = block.n;
+  // What the window takes away of the gradient is nearly all of it where they agree: in float64.
+  alignas(64) std::array<double, SparseWindow::kBlock> sums;
+  double* const sum = sums.data();
   cpu::simd([&] {
     for (std::int64_t i = 0; i < n; ++i) {
-      direction[i] = gain * (scale * g[i]);
+      sum[i] = gain * static_cast<double>(g[i]);
     }
     for (std::int64_t row = 0; row < window_.filled(step.step); ++row) {
-      const auto by = static_cast<float>(coefficients[static_cast<std::size_t>(row)]);
+      const double by = coefficients[static_cast<std::size_t>(row)];
       for (std::int64_t i = row * block.kept; i < (row + 1) * block.kept; ++i) {
-        float& to = direction[block.indices[i]];
-        to = fma_(by, to_float(block.values[i]), to);
+        double& to = sum[block.indices[i]];
+        to = fma_(by, static_cast<double>(to_float(block.values[i])), to);
       }
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+      direction[i] = static_cast<float>(sum[i]);
     }
   });
 }
