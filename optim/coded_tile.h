@@ -39,11 +39,11 @@ class BlockExtremes {
   Int most_ = Int(0), least_ = Int(kNone);
 };
 
-/// Scales whose reciprocal is a normal float; others are brought there by `shift` first, a power of
-/// two.
+/// Divides by a scale, as far as a product with the reciprocal does.
 struct Reciprocal {
   float shift, value;
   explicit Reciprocal(float scale)
+      // Neither a scale nor its reciprocal may be subnormal: others are shifted by a power of two.
       : shift(scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f)),
         value(scale == 0.f ? 0.f : 1.f / (scale * shift)) {}
 };
@@ -68,18 +68,33 @@ struct ByteCodec {
       return fma_(Code::template decode<F, Zero>(code), F(scales[i / kBlock]), F(0.f));
     }
   };
+  /// Codes one block. A block whose scale needs a shift is shifted before, in place.
+  class BlockWriter {
+   public:
+    BlockWriter(float* values, float most) : by_(most) {
+      if (by_.shift != 1.f) {
+        std::transform(values, values + kBlock, values, [&](float x) { return x * by_.shift; });
+      }
+    }
+    template <class F>
+    void put(const float* from, std::uint8_t* codes) const {
+      F value;
+      cpu::read(value, from);
+      cpu::write_bytes(codes, Code::encode(value * F(by_.value)));
+    }
+
+   private:
+    Reciprocal by_;
+  };
   template <class F>
-  static void write(const float* from,
-                    const TileExtremes& extremes,
-                    std::uint8_t* codes,
-                    float* scales) {
+  static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
-      const Reciprocal by(extremes.most[block]);
+      const std::int64_t begin = block * kBlock;
+      const BlockWriter writer(from + begin, extremes.most[block]);
       scales[block] = extremes.most[block];
-      for (std::int64_t i = block * kBlock; i < (block + 1) * kBlock; i += cpu::kLanesOf<F>) {
-        F value;
-        cpu::read(value, from + i);
-        cpu::write_bytes(codes + i, Code::encode(value * F(by.shift) * F(by.value)));
+#pragma GCC unroll 1
+      for (std::int64_t i = begin; i < begin + kBlock; i += cpu::kLanesOf<F>) {
+        writer.template put<F>(from + i, codes + i);
       }
     }
   }
@@ -101,10 +116,7 @@ struct HalfCodec {
     }
   };
   template <class F>
-  static void write(const float* from,
-                    const TileExtremes& extremes,
-                    std::uint8_t* codes,
-                    float* scales) {
+  static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     using Int = LaneInt<F>;
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
       const Reciprocal by(extremes.most[block]);
@@ -169,12 +181,9 @@ using Floored8 = ByteCodec<quant::Dynamic8Unsigned, quant::ZeroCode::half_least>
 using Signed4 = HalfCodec<quant::Dynamic4Signed>;
 using Positive4 = HalfCodec<quant::Linear4Unsigned>;
 
-/// Codes a tile whose extremes are known.
+/// Codes a tile whose extremes are known; may change what it reads.
 template <class Codec>
-void write_tile(const float* from,
-                const TileExtremes& extremes,
-                std::uint8_t* codes,
-                float* numbers) {
+void write_tile(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* numbers) {
   if constexpr (std::is_same_v<Codec, Fp8Codec>) {
     const Fp8Codec::Encoders encoders(extremes, numbers);
     cpu::with_lanes(

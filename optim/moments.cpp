@@ -35,20 +35,22 @@ void load_tile(const std::uint8_t* codes, const float* numbers, float* to) {
 
 template <class Codec>
 void store_tile(const float* from, std::uint8_t* codes, float* numbers) {
+  alignas(64) std::array<float, kTile> values;
   TileExtremes extremes;
   cpu::with_lanes([&]<class F>(std::type_identity<F>) {
     for (std::int64_t block = 0; block < kTile / Codec::kBlock; ++block) {
       BlockExtremes<F, Codec::kNeedsLeast> of_block;
-      const float* const x = from + block * Codec::kBlock;
-      for (std::int64_t i = 0; i < Codec::kBlock; i += cpu::kLanesOf<F>) {
+      const std::int64_t begin = block * Codec::kBlock;
+      for (std::int64_t i = begin; i < begin + Codec::kBlock; i += cpu::kLanesOf<F>) {
         F value;
-        cpu::read(value, x + i);
+        cpu::read(value, from + i);
         of_block.take(value);
+        cpu::write(values.data() + i, value);
       }
       of_block.put(extremes, block);
     }
   });
-  write_tile<Codec>(from, extremes, codes, numbers);
+  write_tile<Codec>(values.data(), extremes, codes, numbers);
 }
 
 // The end of a tensor is worked on as a whole tile, filled up with zeros.
