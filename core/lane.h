@@ -2,6 +2,7 @@
 // What codes are written in: one formula for a lane of a float (devices, single values) and for the
 // 16 lanes of core/cpu/wide_lane.h. A comparison gives something that select() takes.
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "core/hd.h"
@@ -31,6 +32,15 @@ STRATA_HD inline float select(bool which, float yes, float no) {
 }
 STRATA_HD inline std::int32_t select(bool which, std::int32_t yes, std::int32_t no) {
   return which ? yes : no;
+}
+STRATA_HD inline double select(bool which, double yes, double no) {
+  return which ? yes : no;
+}
+STRATA_HD inline float sqrt_(float x) {
+  return std::sqrt(x);
+}
+STRATA_HD inline double sqrt_(double x) {
+  return std::sqrt(x);
 }
 STRATA_HD inline std::int32_t bits_of(float x) {
   return std::bit_cast<std::int32_t>(x);

@@ -7,7 +7,7 @@
 // Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.
 #include <cmath>
 
-#include "core/math.h"
+#include "core/lane.h"
 #include "optim/composition.h"
 #include "optim/rule.h"
 
@@ -29,10 +29,11 @@ template <class T>
 struct AdamKernel {
   static constexpr int kMoments = 2;
   T gain1, gain2, eps;
-  STRATA_HD T operator()(T g, T, T& m, T& v) const {
-    m = fma_(gain1, g - m, m);
-    v = fma_(gain2, g * g - v, v);
-    return m / (std::sqrt(v) + eps);
+  template <class F>
+  STRATA_HD F operator()(const F& g, const F&, F& m, F& v) const {
+    m = fma_(F(gain1), g - m, m);
+    v = fma_(F(gain2), g * g - v, v);
+    return m / (sqrt_(v) + F(eps));
   }
 };
 

@@ -4,7 +4,7 @@
 //
 // No bias correction: the first step moves every element by lr. Chen et al., Symbolic discovery of
 // optimization algorithms, NeurIPS 2023.
-#include "core/math.h"
+#include "core/lane.h"
 #include "optim/composition.h"
 #include "optim/rule.h"
 
@@ -15,10 +15,11 @@ template <class T>
 struct LionKernel {
   static constexpr int kMoments = 1;
   T gain1, gain2;
-  STRATA_HD T operator()(T g, T, T& m, T&) const {
-    const T u = fma_(gain1, g - m, m);
-    m = fma_(gain2, g - m, m);
-    return sign(u);
+  template <class F>
+  STRATA_HD F operator()(const F& g, const F&, F& m, F&) const {
+    const F u = fma_(F(gain1), g - m, m);
+    m = fma_(F(gain2), g - m, m);
+    return select(u > F(0), F(1), select(u < F(0), F(-1), F(0)));
   }
 };
 

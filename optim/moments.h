@@ -52,6 +52,18 @@ class CodedMoment {
               quant::ZeroCode zero = quant::ZeroCode::half_least);
   /// What a rule may change in place instead of load and store; nothing where it is coded.
   Tensor in_place() const { return codec_ == StateCodec::f32 ? values_ : Tensor(); }
+  StateCodec codec() const { return codec_; }
+  bool positive() const { return positive_; }
+  quant::ZeroCode zero() const { return zero_; }
+  /// Codes and numbers of the tile that starts at `begin`, of a codec of coded_tile.h.
+  template <class Codec>
+  std::uint8_t* codes(std::int64_t begin) const {
+    return values_.data<std::uint8_t>() + begin / Codec::kPerByte;
+  }
+  template <class Codec>
+  float* numbers(std::int64_t begin) const {
+    return scales_.data<float>() + begin / Codec::kBlock * Codec::kNumbers;
+  }
   /// Elements [begin, begin + n), begin a multiple of kTile.
   void load(std::int64_t begin, std::int64_t n, float* to) const;
   void store(std::int64_t begin, std::int64_t n, const float* from) const;

@@ -27,7 +27,7 @@
 namespace strata::optim {
 namespace {
 
-constexpr std::int64_t kMaxWindow = 256;
+constexpr std::int64_t kMaxWindow = 64;
 
 struct WindowConfig {
   std::int64_t window = 32;
@@ -42,7 +42,7 @@ struct WindowConfig {
     f("decay", decay, "what decays: matrices, no_vectors (embeddings too) or all");
   }
   void validate() const {
-    require(window >= 1 && window <= kMaxWindow, "window", "1 to 256", static_cast<double>(window));
+    require(window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
     require(density > 0 && density <= 1,
             "density",
             density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
@@ -307,8 +307,8 @@ class Ggt final : public WindowPreconditioner {
     }
     void validate() const {
       WindowConfig::validate();
-      require(beta2 > 0 && beta2 <= 1, "beta2", "0 < beta2 <= 1", beta2);
-      require(eps >= 1e-12, "eps", "at least 1e-12", eps);
+      require(beta2 >= 0 && beta2 < 1, "beta2", "0 <= beta2 < 1", beta2);
+      require(eps >= 1e-30, "eps", "at least 1e-30", eps);
     }
   };
   explicit Ggt(const Config& config)

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "optim/coded_tile.h"
 #include "optim/moments.h"
 #include "optim/registry.h"
 #include "optim/weight_update.h"
@@ -59,6 +60,10 @@ class RuleLoop {
   using Buffer = std::array<T, kTile>;
   template <class Kernel>
   void tile(const Kernel& kernel, std::int64_t begin, std::int64_t n) const;
+  template <class Kernel>
+  bool coded_tile(const Kernel& kernel, std::int64_t begin) const;
+  template <class First, class Second, class Kernel>
+  bool coded_tile_as(const Kernel& kernel, std::int64_t begin) const;
   T* load(const CodedMoment& moment, std::int64_t begin, std::int64_t n, Buffer& buffer) const {
     if (const Tensor values = moment.in_place()) {
       return values.data<T>() + begin;
@@ -106,10 +111,105 @@ struct KernelTraits {
   static constexpr int kMoments = moments();
 };
 
+/// A kernel whose call is a template works on any lanes, so that decoding needs no pass of its own.
+template <class Kernel>
+concept LaneKernel = requires(const Kernel kernel, cpu::WideFloat x) {
+  kernel.template operator()<cpu::WideFloat>(x, x, x, x);
+};
+
+template <class T>
+template <class First, class Second, class Kernel>
+bool RuleLoop<T>::coded_tile_as(const Kernel& kernel, std::int64_t begin) const {
+  constexpr bool kTwo = KernelTraits<Kernel>::kMoments > 1;
+  static_assert(First::kBlock == Second::kBlock);
+  const typename First::Reader first{moments[0].template codes<First>(begin),
+                                     moments[0].template numbers<First>(begin)};
+  const auto& coded = moments[kTwo ? 1 : 0];
+  const typename Second::Reader second{coded.template codes<Second>(begin),
+                                       coded.template numbers<Second>(begin)};
+  alignas(64) Buffer first_values, second_values, direction_buffer;
+  T* const d = directions == nullptr ? direction_buffer.data() : directions + begin;
+  TileExtremes first_extremes, second_extremes;
+  cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+    const Kernel rule = kernel;
+    const F by(scale);
+    for (std::int64_t block = 0; block < kTile / First::kBlock; ++block) {
+      BlockExtremes<F, First::kNeedsLeast> of_first;
+      BlockExtremes<F, Second::kNeedsLeast> of_second;
+      for (std::int64_t e = 0; e < First::kBlock; e += cpu::kLanesOf<F>) {
+        const std::int64_t i = block * First::kBlock + e;
+        F g, m = first.template read<F>(i), v(0.f);
+        cpu::read(g, grad + begin + i);
+        if constexpr (kTwo) {
+          v = second.template read<F>(i);
+        }
+        const F none(0.f);
+        cpu::write(d + i, rule(by * g, none, m, v));
+        cpu::write(first_values.data() + i, m);
+        of_first.take(m);
+        if constexpr (kTwo) {
+          cpu::write(second_values.data() + i, v);
+          of_second.take(v);
+        }
+      }
+      of_first.put(first_extremes, block);
+      of_second.put(second_extremes, block);
+    }
+  });
+  write_tile<First>(first_values.data(),
+                    first_extremes,
+                    moments[0].template codes<First>(begin),
+                    moments[0].template numbers<First>(begin));
+  if constexpr (kTwo) {
+    write_tile<Second>(second_values.data(),
+                       second_extremes,
+                       coded.template codes<Second>(begin),
+                       coded.template numbers<Second>(begin));
+  }
+  if (sink) {
+    sink(begin, kTile, d);
+  }
+  return true;
+}
+
+/// Whether it was done: of a whole tile of coded moments, the second one never below zero.
+template <class T>
+template <class Kernel>
+bool RuleLoop<T>::coded_tile(const Kernel& kernel, std::int64_t begin) const {
+  constexpr bool kTwo = KernelTraits<Kernel>::kMoments > 1;
+  if (moments[0].positive() || (kTwo && !moments[1].positive())) {
+    return false;
+  }
+  switch (moments[0].codec()) {
+    case StateCodec::f32:
+    case StateCodec::bf16:
+      return false;
+    case StateCodec::dynamic8:
+      if constexpr (!kTwo) {
+        return coded_tile_as<Signed8, Signed8>(kernel, begin);
+      } else if (moments[1].zero() == quant::ZeroCode::half_least) {
+        return coded_tile_as<Signed8, Floored8>(kernel, begin);
+      } else {
+        return coded_tile_as<Signed8, Positive8>(kernel, begin);
+      }
+    case StateCodec::dynamic4:
+      return coded_tile_as<Signed4, Positive4>(kernel, begin);
+    case StateCodec::fp8:
+      return coded_tile_as<Fp8Codec, Fp8Codec>(kernel, begin);
+  }
+  return false;
+}
+
 template <class T>
 template <class Kernel>
 void RuleLoop<T>::tile(const Kernel& kernel, std::int64_t begin, std::int64_t n) const {
   using Traits = KernelTraits<Kernel>;
+  if constexpr (std::is_same_v<T, float> && Traits::kMoments > 0 && !Traits::kReadsWeight &&
+                !Traits::kSharedSecond && LaneKernel<Kernel>) {
+    if (n == kTile && coded_tile(kernel, begin)) {
+      return;
+    }
+  }
   alignas(64) Buffer first_buffer, second_buffer, weight_buffer, direction_buffer;
   T* first = nullptr;
   T* second = nullptr;

@@ -44,6 +44,12 @@ STRATA_WIDE inline WideFloat operator-(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideFloat operator*(WideFloat a, WideFloat b) {
   return a.v * b.v;
 }
+STRATA_WIDE inline WideFloat operator/(WideFloat a, WideFloat b) {
+  return a.v / b.v;
+}
+STRATA_WIDE inline WideFloat sqrt_(WideFloat x) {
+  return Floats16(_mm512_maskz_sqrt_ps(0xffff, x.v));
+}
 STRATA_WIDE inline WideFloat fma_(WideFloat a, WideFloat b, WideFloat c) {
   return _mm512_fmadd_ps(a.v, b.v, c.v);
 }
@@ -79,6 +85,9 @@ STRATA_WIDE inline WideMask operator>=(WideFloat a, WideFloat b) {
 }
 STRATA_WIDE inline WideMask operator<(WideFloat a, WideFloat b) {
   return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)};
+}
+STRATA_WIDE inline WideMask operator>(WideFloat a, WideFloat b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)};
 }
 STRATA_WIDE inline WideMask operator||(WideMask a, WideMask b) {
   return {static_cast<__mmask16>(a.bits | b.bits)};
@@ -171,9 +180,6 @@ STRATA_WIDE inline void write_bytes(std::uint8_t* to, WideInt from) {
 inline void read_pairs(float& even, float& odd, const float* from) {
   even = from[0], odd = from[1];
 }
-inline void write_pairs(float* to, float even, float odd) {
-  to[0] = even, to[1] = odd;
-}
 STRATA_WIDE inline void read_pairs(WideFloat& even, WideFloat& odd, const float* from) {
   Floats16 low, high;
   std::memcpy(&low, from, sizeof low);
@@ -182,10 +188,16 @@ STRATA_WIDE inline void read_pairs(WideFloat& even, WideFloat& odd, const float*
   even.v = __builtin_shuffle(low, high, place);
   odd.v = __builtin_shuffle(low, high, place + 1);
 }
-STRATA_WIDE inline void write_pairs(float* to, WideFloat even, WideFloat odd) {
-  const Ints16 place = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  write(to, __builtin_shuffle(even.v, odd.v, place));
-  write(to + 16, __builtin_shuffle(even.v, odd.v, place + 8));
+/// Elements from i, two in a byte, the even one in the high half; in the low bits of the lanes.
+inline void read_halves(std::int32_t& to, const std::uint8_t* from, std::int64_t i) {
+  to = from[i / 2] >> (i % 2 == 0 ? 4 : 0);
+}
+STRATA_WIDE inline void read_halves(WideInt& to, const std::uint8_t* from, std::int64_t i) {
+  std::int64_t bytes;
+  std::memcpy(&bytes, from + i / 2, sizeof bytes);
+  const __m128i once = _mm_cvtsi64_si128(bytes), twice = _mm_unpacklo_epi8(once, once);
+  const Ints16 wide = reinterpret_cast<Ints16>(_mm512_maskz_cvtepu8_epi32(0xffff, twice));
+  to.v = wide >> Ints16{4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0};
 }
 
 inline std::int32_t greatest_lane(std::int32_t x) {

@@ -41,7 +41,11 @@ struct Parts {
 
   bool legal() const {
     const bool only_matrices = orthogonal || subspace != SubspaceKind::whole;
-    return !(only_matrices && rule == "adam_mini") &&
+    if (subspace == SubspaceKind::eigenbasis &&
+        (states != "f32" || remainder != Remainder::discard)) {
+      return false;
+    }
+    return !(only_matrices && (rule == "adam_mini" || rule == "sgd_sai")) &&
            (optim::has_rank(subspace) || !scales(remainder));
   }
   std::vector<Setting> settings() const {
@@ -54,8 +58,12 @@ struct Parts {
                              {"orthogonal", orthogonal ? "true" : "false"},
                              {"subspace", optim::to_text(subspace)}};
     if (subspace != SubspaceKind::whole) {
-      all.push_back({"remainder", optim::to_text(remainder)});
       all.push_back({"refresh_every", "2"});
+    }
+    // All of a matrix leaves no remainder, and nothing to start anew.
+    if (subspace != SubspaceKind::whole &&
+        (subspace != SubspaceKind::eigenbasis || remainder != Remainder::discard)) {
+      all.push_back({"remainder", optim::to_text(remainder)});
       all.push_back({"reset", "true"});
     }
     return all;

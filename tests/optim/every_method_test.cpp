@@ -280,6 +280,12 @@ const std::map<std::string, Refused>& out_of_range() {
       {"rest_lr", {{"-1", "at least 0"}}},
       {"density", {{"0", "0 < density <= 1"}, {"1.5", "0 < density <= 1"}}},
       {"window", {{"0", "1 to 64"}, {"65", "1 to 64"}}},
+      {"damping", {{"0", "above 0"}}},
+      {"fisher_damping", {{"0", "above 0"}}},
+      {"fisher_window", {{"0", "1 to 256"}, {"257", "1 to 256"}}},
+      {"lazy_similarity", {{"-0.1", "0 to 1"}, {"1.1", "0 to 1"}}},
+      {"covariance_beta",
+       {{"-0.1", "0 <= covariance_beta < 1"}, {"1", "0 <= covariance_beta < 1"}}},
   };
   return all;
 }

@@ -118,6 +118,12 @@ struct Row {
   const char *gpt2, *llama;  // of the table; empty: not in it
 };
 
+/// Errors in bf16, 32 rows of 41 of 4096, the Gram matrix of the rows.
+std::int64_t preconditioner(const ParamInfo& p) {
+  const std::int64_t n = numel(p), kept = n / 4096 * 41 + blocks(n % 4096, 100);
+  return p.role == Role::vector ? adam(p) : 2 * n + 32 * kept * (2 + 2) + 8 * 32 * 32;
+}
+
 std::vector<Row> rows() {
   return {
       {"adamw", {}, &adam, "679.48 / 995.52", "7784.63 / 9886.52"},
@@ -193,6 +199,20 @@ std::vector<Row> rows() {
        },
        "81.78 / 120.68",
        "936.97 / 1190.43"},
+      // A gain for each tensor.
+      {"sgd_sai", {}, [](const ParamInfo& p) { return 4 * numel(p) + 4; }, "", ""},
+      // Moments, two squares for each side, and when it started.
+      {"soap",
+       {},
+       [](const ParamInfo& p) {
+         return p.role == Role::matrix
+                    ? 8 * numel(p) + 8 * p.shape[0] * p.shape[0] + 8 * p.shape[1] * p.shape[1] + 4
+                    : adam(p);
+       },
+       "3284.14 / 3600.18",
+       "38453.38 / 40555.27"},
+      {"mfac_sparse", {}, &preconditioner, "", ""},
+      {"ggt_lowrank", {}, &preconditioner, "", ""},
   };
 }
 
@@ -215,6 +235,26 @@ std::vector<Row> rows_of_rank() {
        [](const ParamInfo& p) {
          return p.role == Role::matrix ? basis(p) + 2 * (image(p) + 4 * blocks(image(p), 256))
                                        : adam(p);
+       },
+       "",
+       ""},
+      // Codes of a basis in four bits with scale and zero point for each 256, moments in 8 bits;
+      // the table leaves out the direction and the numbers that time the refreshes.
+      {"qgalore",
+       rank,
+       [](const ParamInfo& p) {
+         const std::int64_t kept = basis(p) / 2;
+         return p.role == Role::matrix
+                    ? blocks(kept, 2) + 8 * blocks(kept, 256) +
+                          2 * (image(p) + 4 * blocks(image(p), 256)) + 4 * (8 + short_side(p))
+                    : adam(p);
+       },
+       "",
+       ""},
+      {"natural_galore",
+       rank,
+       [](const ParamInfo& p) {
+         return p.role == Role::matrix ? basis(p) + 2 * 2 * image(p) + 20 * 4 * image(p) : adam(p);
        },
        "",
        ""},

@@ -362,7 +362,8 @@ std::string refused(std::shared_ptr<Optimizer> method, std::vector<ShardSpec> of
   }
   of_w.push_back({10, 0, 9600, 0});
   try {
-    OptimizerUpdater updater(std::move(method), rig_specs(), of_w, 0, WeightFormat::f32, DType::f32);
+    OptimizerUpdater updater(
+        std::move(method), rig_specs(), of_w, 0, WeightFormat::f32, DType::f32);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Errc::internal);
     return error.what();
