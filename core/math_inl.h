@@ -78,9 +78,14 @@ inline double log2_(double x) {
   // ln m = 2 atanh((m - 1) / (m + 1)), whose argument is at most 0.172.
   const double z = (m - 1.0) / (m + 1.0), y = z * z;
   double p = 1.0 / 17;
-  for (int odd = 15; odd >= 1; odd -= 2) {
-    p = fma_(p, y, 1.0 / odd);
-  }
+  p = fma_(p, y, 1.0 / 15);
+  p = fma_(p, y, 1.0 / 13);
+  p = fma_(p, y, 1.0 / 11);
+  p = fma_(p, y, 1.0 / 9);
+  p = fma_(p, y, 1.0 / 7);
+  p = fma_(p, y, 1.0 / 5);
+  p = fma_(p, y, 1.0 / 3);
+  p = fma_(p, y, 1.0);
   return fma_(2.0 * 1.4426950408889634 * z, p, e);
 }
 
@@ -89,11 +94,18 @@ inline double exp2_(double x) {
   const double n = (x + kRound) - kRound;
   const double r = (x - n) * 0.6931471805599453;
   double p = 1.0 / 479001600;
-  double factorial = 479001600;
-  for (int k = 12; k >= 1; --k) {
-    factorial /= k;
-    p = fma_(p, r, 1.0 / factorial);
-  }
+  p = fma_(p, r, 1.0 / 39916800);
+  p = fma_(p, r, 1.0 / 3628800);
+  p = fma_(p, r, 1.0 / 362880);
+  p = fma_(p, r, 1.0 / 40320);
+  p = fma_(p, r, 1.0 / 5040);
+  p = fma_(p, r, 1.0 / 720);
+  p = fma_(p, r, 1.0 / 120);
+  p = fma_(p, r, 1.0 / 24);
+  p = fma_(p, r, 1.0 / 6);
+  p = fma_(p, r, 1.0 / 2);
+  p = fma_(p, r, 1.0);
+  p = fma_(p, r, 1.0);
   const auto power = static_cast<std::uint64_t>(static_cast<std::int64_t>(n) + 1023);
   return p * std::bit_cast<double>(power << 52);
 }

@@ -19,6 +19,7 @@ std::int64_t field_numel(const StateField& field,
                          std::int64_t end) {
   using Unit = Granularity::Unit;
   const std::int64_t columns = shape.rank() == 0 ? 1 : shape.back();
+  const bool has_first = begin == 0 && end > begin;  // whose owner has what is kept once
   const auto units_before = [&](std::int64_t element, std::int64_t unit) {
     return (element + unit - 1) / unit;
   };
@@ -34,9 +35,9 @@ std::int64_t field_numel(const StateField& field,
     case Unit::row:
       return field.per_unit * (units_before(end, columns) - units_before(begin, columns));
     case Unit::column:
-      return begin == 0 ? field.per_unit * columns : 0;
+      return has_first ? field.per_unit * columns : 0;
     case Unit::whole:
-      return begin == 0 ? field.per_unit : 0;
+      return has_first ? field.per_unit : 0;
   }
   return 0;
 }

@@ -6,11 +6,19 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "core/hd.h"
+#include "core/lane.h"
 #include "core/math.h"
 
 namespace strata::quant {
+
+/// What a stored zero of values that are never negative stands for.
+enum class ZeroCode : std::uint8_t {
+  zero,
+  half_least,  // half the least positive value, where 0 would be a hazard
+};
 
 /// The dynamic code book of block-wise optimizers (Dettmers et al., 8-bit optimizers via block-wise
 /// quantization, ICLR 2022): `Decades` powers of ten, the one below 10^-d cut into half as many
@@ -21,60 +29,64 @@ template <int Decades, bool Signed>
 struct DynamicCode {
   static constexpr int kCodes = 2 << Decades;
   static constexpr int kZero = Signed ? kCodes / 2 - 1 : 0;
-  /// Half of the least positive value: what 0 stands for where 0 would be a hazard.
-  static constexpr float kHalfLeast =
-      0.5f * static_cast<float>(Signed ? 0.55 : 0.325) * (Decades == 7 ? 1e-6f : 1e-2f);
 
-  STRATA_HD static float decode(int code) {
-    // Magnitudes count from 1 within decade 0; where decades have 2^(i+1) values, from 2.
-    const int signed_rank = Signed ? code - kZero : code + 1;
-    const int rank = signed_rank < 0 ? -signed_rank : signed_rank;
-    const auto wide = static_cast<float>(rank);
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(wide) & 0x7f800000u;
-    const int decade = static_cast<int>(bits >> 23) - 127 - kShift;
-    const float j = wide - std::bit_cast<float>(bits);
-    float first = kFirst[0], pitch = kPitch[0];
-    for (int i = 1; i <= Decades; ++i) {
-      first = decade >= i ? kFirst[static_cast<std::size_t>(i)] : first;
-      pitch = decade >= i ? kPitch[static_cast<std::size_t>(i)] : pitch;
+  /// The value of each code, for lanes F; of 16 codes the upper bits are ignored.
+  template <class F = float, ZeroCode Zero = ZeroCode::zero>
+  STRATA_HD static F decode(const LaneInt<F>& code) {
+    if constexpr (kCodes == 16) {
+      return pick(kValues, code);
+    } else {
+      return decode_rank<F, Zero>(code);
     }
-    const float magnitude = fma_(j, pitch, first);
-    const float value = rank <= (Signed ? 0 : 1) ? 0.f : magnitude;
-    return signed_rank < 0 ? -value : value;
   }
 
-  /// Nearest code of y in [-1, 1] or [0, 1]; exactly between two: the higher one.
-  STRATA_HD static int encode(float y) {
-    const float magnitude = y < 0.f ? -y : y;
-    float first = kFirst[0], per_value = kPerValue[0];
-    int decade = 0;
-    for (int i = 1; i < Decades; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      const bool above = magnitude >= kStart[at];
-      first = above ? kFirst[at] : first;
-      per_value = above ? kPerValue[at] : per_value;
-      decade = above ? i : decade;
-    }
-    const int count = 1 << (decade + kShift);
-    const float exact = (magnitude - first) * per_value;
-    // A tie of negative values goes up too, that is towards zero.
-    const float rounded = y < 0.f ? -std::floor(0.5f - exact) : std::floor(exact + 0.5f);
-    const int j = static_cast<int>(rounded);
-    const int inside = j < 0 ? 0 : (j >= count ? count - 1 : j);
-    int rank = count + inside;
-    rank = y >= kTop ? (kCodes >> (Signed ? 1 : 0)) : rank;
+  /// Nearest code of each y in [-1, 1] or [0, 1], in the low byte of what is returned; between two:
+  /// the higher one, as far as a float tells.
+  template <class F = float>
+  STRATA_HD static LaneInt<F> encode(const F& y) {
+    using Int = LaneInt<F>;
+    const Int bits = bits_of(Signed ? most_of(y, F(kBottom)) : y);
+    const Int size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
+    // A power of two holds at most one of the places where a decade starts: above it, what holds is
+    // what holds in the next power of two.
+    const Int binade = size >> 23;
+    const Int at = select(size >= bits_of(pick(kRules.start, binade)), binade + Int(1), binade);
+    const F place =
+        float_of(least_of(size, bits_of(pick(kRules.last, at)))) - pick(kRules.first, at);
+    // Adding the rank to 1.5 * 2^23 leaves it, rounded once, in the low bits.
+    const Int rank = bits_of(fma_(place, pick(kRules.per_value, at), pick(kRules.rank, at)));
     if constexpr (Signed) {
-      const bool zero = y < 0.f ? magnitude <= kHalfLeast : magnitude < kHalfLeast;
-      rank = zero ? 0 : rank;
-      return kZero + (y < 0.f ? -rank : rank);
+      return select(bits < Int(0), Int(kZero) - rank, Int(kZero) + rank);
     } else {
-      return magnitude < kHalfLeast ? 0 : rank - 1;
+      return rank - Int(1);
     }
   }
 
  private:
+  template <class F, ZeroCode Zero>
+  STRATA_HD static F decode_rank(const LaneInt<F>& code) {
+    // Ranks count magnitudes from 1 within decade 0 (from 2 where decades have 2^(i+1) values), so
+    // that the exponent is the decade and the mantissa the place in it.
+    const F rank = fma_(float_from(code), F(kRankUnit), F(Signed ? -kZero * kRankUnit : kRankUnit));
+    const LaneInt<F> bits = bits_of(rank);
+    const LaneInt<F> decade = bits >> 23;
+    const F place = rank - float_of(bits & LaneInt<F>(kExponentAndSign));
+    F first = pick(kDecoded<Zero>, decade);
+    if constexpr (Signed) {
+      first = float_of(bits_of(first) | (bits & LaneInt<F>(kSign)));
+    }
+    return fma_(place, pick(kPitch, decade), first);
+  }
+
   static constexpr int kShift = Signed ? 0 : 1;
-  using Table = std::array<float, static_cast<std::size_t>(Decades) + 1>;
+  static constexpr int kRanks = 1 << (Decades + kShift);  // the one of 1.0
+  static constexpr float kRankUnit = 1.f / static_cast<float>(kRanks);
+  static constexpr std::int32_t kSign = std::numeric_limits<std::int32_t>::min();
+  static constexpr std::int32_t kExponentAndSign = kSign | 0x7f800000;
+  static constexpr std::int32_t kTiny = 97 << 23;  // 2^-30, below every threshold
+  static constexpr float kRound = 12582912.f;
+  static constexpr float kBottom = -(1.f - 0.9f / kRanks);  // about the least value
+
   static constexpr double power_of_ten(int e) {
     double p = 1.0;
     for (int i = 0; i < e; ++i) {
@@ -82,32 +94,93 @@ struct DynamicCode {
     }
     return p;
   }
-  static constexpr double unit(int decade) { return 1.0 / power_of_ten(Decades - 1 - decade); }
-  static constexpr double count_of(int decade) {
-    return static_cast<double>(1 << (decade + kShift));
+  static constexpr int count_of(int decade) { return 1 << (decade + kShift); }
+  /// Value j of a decade; the decade above all has one, 1.0.
+  static constexpr double value(int decade, int j) {
+    return decade == Decades
+               ? 1.0
+               : (0.1 + 0.9 * (j + 0.5) / count_of(decade)) / power_of_ten(Decades - 1 - decade);
   }
-  static constexpr double value(int decade, double j) {
-    return unit(decade) * (0.1 + 0.9 * (j + 0.5) / count_of(decade));
+  static constexpr double last(int decade) {
+    return decade < 0 ? 0.0 : value(decade, decade == Decades ? 0 : count_of(decade) - 1);
   }
-  template <class F>
-  static constexpr Table table(F f, float last) {
-    Table t{};
-    for (int i = 0; i < Decades; ++i) {
-      t[static_cast<std::size_t>(i)] = static_cast<float>(f(i));
+  static constexpr double pitch(int decade) {
+    return decade == Decades ? 0.0 : 0.9 / count_of(decade) / power_of_ten(Decades - 1 - decade);
+  }
+  /// Where the first value of a decade is nearer than what is below it.
+  static constexpr double start(int decade) { return 0.5 * (last(decade - 1) + value(decade, 0)); }
+
+  // By the low bits of a rank's exponent: decades end at 15, and a rank of zero has 0. Every entry
+  // is written, in order: GCC 12 reads a vector out of a sparse constant as zeros.
+  static constexpr int decade_of(int index) { return index + Decades - 15; }
+  template <ZeroCode Zero>
+  static constexpr LaneTable<16> decoded() {
+    LaneTable<16> t{};
+    for (int i = 0; i < 16; ++i) {
+      const int decade = decade_of(i);
+      const bool zero_is_half = decade == -1 && !Signed && Zero == ZeroCode::half_least;
+      t.values[i] =
+          static_cast<float>(decade >= 0 ? value(decade, 0) : (zero_is_half ? start(0) : 0));
     }
-    t[static_cast<std::size_t>(Decades)] = last;
     return t;
   }
-  static constexpr Table kFirst = table([](int i) { return value(i, 0); }, 1.f);
-  static constexpr Table kPitch = table([](int i) { return unit(i) * 0.9 / count_of(i); }, 0.f);
-  static constexpr Table kPerValue =
-      table([](int i) { return count_of(i) / (unit(i) * 0.9); }, 0.f);
-  // Where the first value of a decade is nearer than the last of the one below.
-  static constexpr Table kStart = table(
-      [](int i) { return i == 0 ? 0.0 : 0.5 * (value(i - 1, count_of(i - 1) - 1) + value(i, 0)); },
-      1.f);
-  static constexpr float kTop =
-      static_cast<float>(0.5 * (1.0 + value(Decades - 1, count_of(Decades - 1) - 1)));
+  static constexpr LaneTable<16> pitches() {
+    LaneTable<16> t{};
+    for (int i = 0; i < 16; ++i) {
+      t.values[i] = static_cast<float>(decade_of(i) < 0 ? 0.0 : pitch(decade_of(i)) * kRanks);
+    }
+    return t;
+  }
+  static constexpr LaneTable<16> sixteen_values() {
+    LaneTable<16> t{};
+    for (int code = 0; code < 16; ++code) {
+      const int signed_rank = Signed ? code - kZero : code + 1;
+      const int rank = signed_rank < 0 ? -signed_rank : signed_rank;
+      int decade = -1;
+      while (decade < Decades && rank >= count_of(decade + 1)) {
+        ++decade;
+      }
+      const double magnitude = decade < 0 ? 0.0 : value(decade, rank - count_of(decade));
+      t.values[code] = static_cast<float>(signed_rank < 0 ? -magnitude : magnitude);
+    }
+    return t;
+  }
+  static constexpr LaneTable<16> kValues = sixteen_values();
+  template <ZeroCode Zero>
+  static constexpr LaneTable<16> kDecoded = decoded<Zero>();
+  static constexpr LaneTable<16> kPitch = pitches();
+
+  /// How magnitudes of a power of two become ranks, by the low bits of their exponent.
+  struct Rules {
+    LaneTable<32> start;      // of the next decade
+    LaneTable<32> first;      // value of the decade
+    LaneTable<32> last;       // value of the decade
+    LaneTable<32> per_value;  // 1 / pitch
+    LaneTable<32> rank;       // of the first value, plus kRound
+  };
+  static constexpr Rules rules() {
+    Rules r{};
+    double from = 1.0;
+    int decade = Decades;
+    for (int i = 31; i >= 0; --i, from *= 0.5) {  // [from, 2 from)
+      const bool starts = decade >= 0 && start(decade) > from;
+      r.start.values[i] =
+          starts && i < 31 ? static_cast<float>(start(decade)) : std::numeric_limits<float>::max();
+      decade -= starts ? 1 : 0;
+      if (decade >= 0 && start(decade) > from) {
+        throw "two decades start in one power of two";
+      }
+      const bool zero = decade < 0;
+      r.first.values[i] = zero ? 0.f : static_cast<float>(value(decade, 0));
+      r.last.values[i] = zero ? 1.f : static_cast<float>(last(decade));
+      r.per_value.values[i] =
+          zero || decade == Decades ? 0.f : static_cast<float>(1.0 / pitch(decade));
+      r.rank.values[i] =
+          kRound + (zero ? (Signed ? 0.f : 1.f) : static_cast<float>(count_of(decade)));
+    }
+    return r;
+  }
+  static constexpr Rules kRules = rules();
 };
 using Dynamic8Signed = DynamicCode<7, true>;
 using Dynamic8Unsigned = DynamicCode<7, false>;
@@ -116,12 +189,33 @@ using Dynamic4Signed = DynamicCode<3, true>;
 /// 1/16, 2/16 ... 1: the second moment in four bits, without a zero to divide by.
 struct Linear4Unsigned {
   static constexpr int kCodes = 16, kZero = 0;
-  static constexpr float kHalfLeast = 1.f / 32.f;
-  STRATA_HD static float decode(int code) { return static_cast<float>(code + 1) * 0.0625f; }
-  STRATA_HD static int encode(float y) {
-    const int code = static_cast<int>(std::floor(fma_(y, 16.f, -0.5f)));
-    return code < 0 ? 0 : (code > 15 ? 15 : code);
+  template <class F = float, ZeroCode = ZeroCode::zero>
+  STRATA_HD static F decode(const LaneInt<F>& code) {
+    return pick(kValues, code);
   }
+  template <class F = float>
+  STRATA_HD static LaneInt<F> encode(const F& y) {
+    const LaneInt<F> code = truncated(fma_(y, F(16.f), F(-0.5f)));
+    return least_of(most_of(code, LaneInt<F>(0)), LaneInt<F>(15));
+  }
+
+ private:
+  static constexpr LaneTable<16> kValues = {{0.0625f,
+                                             0.125f,
+                                             0.1875f,
+                                             0.25f,
+                                             0.3125f,
+                                             0.375f,
+                                             0.4375f,
+                                             0.5f,
+                                             0.5625f,
+                                             0.625f,
+                                             0.6875f,
+                                             0.75f,
+                                             0.8125f,
+                                             0.875f,
+                                             0.9375f,
+                                             1.f}};
 };
 
 /// 16 normal-float values (Dettmers et al., QLoRA, NeurIPS 2023).

@@ -184,6 +184,10 @@ const Program& Blueprint::evaluation_program() const {
   return impl_->evaluation;
 }
 
+OptimizerBytes Blueprint::optimizer_bytes() const {
+  return launch::optimizer_bytes(*impl_->updater, impl_->specs);
+}
+
 const BlockProgram& Blueprint::block_program(int block) const {
   return impl_->train->block_program(block);
 }

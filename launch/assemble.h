@@ -13,6 +13,7 @@
 #include "core/schedule.h"
 #include "core/state_dict.h"
 #include "launch/model_state.h"
+#include "launch/optimizer_bytes.h"
 #include "launch/sharding.h"
 #include "models/hf.h"
 #include "offload/activation_choice.h"
@@ -54,6 +55,7 @@ class Blueprint {
   const Program& step_program() const;
   const Program& evaluation_program() const;
   const BlockProgram& block_program(int block) const;  // of training
+  OptimizerBytes optimizer_bytes() const;
   /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
   double step_flops() const;
   /// What recompute adds to a step.

@@ -32,6 +32,7 @@ const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all{
       {"step", "training steps of a preset on random tokens", bench_step, true},
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
+      {"subspace", "leading singular directions, randomised against exact", bench_subspace},
       {"attention", "attention by length of sequence, against matrix products", bench_attention},
       {"allreduce", "sums over the ranks of mpirun, against the library's", bench_allreduce, true},
   };
@@ -45,6 +46,22 @@ nlohmann::json machine_json() {
           {"threads", thread_count()},
           {"isa", cpu::to_string(cpu::isa_level())},
           {"matmul", matmul_library()}};
+}
+
+std::vector<optim::Setting> settings_of(std::string_view text) {
+  std::vector<optim::Setting> settings;
+  while (!text.empty()) {
+    const std::string_view one = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), one.size() + 1));
+    const std::size_t equals = one.find('=');
+    if (equals == std::string_view::npos) {
+      throw Error(
+          Errc::config,
+          fmt::format("bench optim: --settings needs NAME=VALUE,NAME=VALUE, got '{}'", one));
+    }
+    settings.push_back({std::string(one.substr(0, equals)), std::string(one.substr(equals + 1))});
+  }
+  return settings;
 }
 
 DType dtype_of_word(const std::string& command, const std::string& word) {

@@ -10,17 +10,22 @@
 #include "core/matmul.h"
 #include "core/memory.h"
 #include "launch/commands.h"
+#include "optim/optimizer.h"
 
 namespace strata::launch {
 
 // What can be timed, one function a file. Each takes the words behind its name.
 int bench_step(Words words);
 int bench_optim(Words words);
+int bench_subspace(Words words);
 int bench_attention(Words words);
 int bench_allreduce(Words words);
 
 /// What the timed program runs on: processor, threads, instruction set, matrix library.
 nlohmann::json machine_json();
+
+/// "rank=64,scale=0.5", settings of an optimizer. Throws config.
+std::vector<optim::Setting> settings_of(std::string_view text);
 
 /// f32 or bf16. Throws config naming the command.
 DType dtype_of_word(const std::string& command, const std::string& word);

@@ -32,7 +32,8 @@ Args parse(Words words) {
   return Args("bench optim",
               words,
               {},
-              {{"--method", "adamw", "optimizer, with its default settings"},
+              {{"--method", "adamw", "optimizer"},
+               {"--settings", "", "of the optimizer, such as rank=64,scale=0.5"},
                {"--params", "100000000", "parameters that are updated", integer},
                {"--dtype", "f32", "of the weights: f32, or bf16 beside an f32 master"},
                {"--repeats", "9", "updates timed, after two that are not", integer},
@@ -84,7 +85,10 @@ std::int64_t least_bytes(const optim::Optimizer& method, const BlockSpec& spec, 
 /// A block of parameters under a method, with its packs in memory as in training.
 class UpdateBench {
  public:
-  UpdateBench(const std::string& method, std::int64_t params, DType dtype);
+  UpdateBench(const std::string& method,
+              std::span<const optim::Setting> settings,
+              std::int64_t params,
+              DType dtype);
   void norm() { updater_.norm({.op = Op::norm, .block = 0}, packs_, scalars_); }
   void update();
   std::int64_t bytes() const { return bytes_; }
@@ -101,8 +105,11 @@ class UpdateBench {
   StepScalars scalars_;
 };
 
-UpdateBench::UpdateBench(const std::string& method, std::int64_t params, DType dtype)
-    : UpdateBench(optim::make_optimizer(method, {}), matrices(params), dtype) {}
+UpdateBench::UpdateBench(const std::string& method,
+                         std::span<const optim::Setting> settings,
+                         std::int64_t params,
+                         DType dtype)
+    : UpdateBench(optim::make_optimizer(method, settings), matrices(params), dtype) {}
 
 UpdateBench::UpdateBench(std::shared_ptr<optim::Optimizer> method,
                          const BlockSpec& spec,
@@ -274,9 +281,10 @@ int bench_optim(Words words) {
   const std::int64_t params = count(args, "--params", std::int64_t{1} << 40);
   const std::int64_t repeats = count(args, "--repeats", 1 << 20);
   const DType dtype = dtype_of_word("bench optim", args.text("--dtype"));
-  UpdateBench bench(args.text("--method"), params, dtype);
+  UpdateBench bench(args.text("--method"), settings_of(args.text("--settings")), params, dtype);
   json report = measure(bench, params, repeats);
   report["method"] = args.text("--method");
+  report["settings"] = args.text("--settings");
   report["params"] = params;
   report["dtype"] = args.text("--dtype");
   report["repeats"] = repeats;

@@ -155,7 +155,7 @@ std::vector<Field> schedule_fields() {
 std::vector<Field> method_fields() {
   return {
       {"optim.method", text, "adamw", Effect::bits,
-       "optimizer; its own settings are optim.NAME (see strata config show)",
+       "optimizer; its own settings are optim.NAME (see strata config schema)",
        [](C& c, V v) { c.optim.method = v.text(); }, {}, 1},
       {"optim.clip", real, "1", Effect::bits, "largest global norm of the gradient; 0: any",
        [](C& c, V v) { c.optim.clip = v.real(); }},

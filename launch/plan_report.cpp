@@ -71,6 +71,32 @@ nlohmann::json recompute_json(const std::vector<RecomputeOption>& options, const
           {"options", list}};
 }
 
+/// To the byte, since labels of packs are rounded up.
+std::string optimizer_line(const Blueprint& blueprint) {
+  const OptimizerBytes bytes = blueprint.optimizer_bytes();
+  std::string roles;
+  for (const auto& [role, size] : bytes.state) {
+    roles += fmt::format("{}{} {}", roles.empty() ? "" : ", ", role, size);
+  }
+  return fmt::format(
+      "optimizer: {}, {} bytes of state{}; {} beside the weights; an update or "
+      "refresh works in {}",
+      blueprint.computation().method,
+      bytes.all_state(),
+      roles.empty() ? "" : " (" + roles + ")",
+      bytes.weights,
+      bytes_text(bytes.workspace));
+}
+
+nlohmann::json optimizer_json(const Blueprint& blueprint) {
+  const OptimizerBytes bytes = blueprint.optimizer_bytes();
+  return {{"method", blueprint.computation().method},
+          {"state_bytes", bytes.all_state()},
+          {"state_bytes_by_role", bytes.state},
+          {"weight_bytes", bytes.weights},
+          {"workspace_bytes", bytes.workspace}};
+}
+
 std::string_view weights_text(const Computation& c) {
   switch (c.weight_format()) {
     case WeightFormat::f32:
@@ -126,6 +152,7 @@ void print_plan(const Planned& planned) {
               planned.fits() ? "fits" : "does not fit");
   std::printf("recompute: %s\n",
               offload::to_string(planned.blueprint->computation().recompute).c_str());
+  std::printf("%s\n", optimizer_line(*planned.blueprint).c_str());
   std::vector<std::string> titles{"peak"}, totals{bytes_text(device.peak_bytes)};
   for (const auto& [phase, at] : device.phases) {
     titles.emplace_back(to_string(phase));
@@ -190,6 +217,7 @@ nlohmann::json plan_json(const Job& job,
           {"tiers", tiers_json(planned)},
           {"peak_bytes", peak},
           {"recompute", recompute_json(options, planned)},
+          {"optimizer", optimizer_json(*planned.blueprint)},
           {"parameters", models::parameter_count(job.computation.model)},
           {"micro_batch", job.computation.B},
           {"micro_batches", job.computation.G}};

@@ -11,6 +11,7 @@
 #include "optim/composition.h"
 #include "optim/matrix_shape.h"
 #include "optim/rule.h"
+#include "optim/squares.h"
 
 namespace strata::optim {
 namespace {
@@ -114,23 +115,9 @@ class AdamMini final : public Rule {
     const std::int64_t rows = loop.numel / sharing.columns;
     parallel_for(rows, 1 + kChunk / sharing.columns, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
-        const T* const g = loop.grad + row * sharing.columns;
         double sum = 0.0;
         cpu::simd([&] {
-          double lanes[8] = {};
-          const std::int64_t even = sharing.columns - sharing.columns % 8;
-          for (std::int64_t i = 0; i < even; i += 8) {
-            for (std::int64_t lane = 0; lane < 8; ++lane) {
-              const auto value = static_cast<double>(loop.scale * g[i + lane]);
-              lanes[lane] = fma_(value, value, lanes[lane]);
-            }
-          }
-          for (std::int64_t i = even; i < sharing.columns; ++i) {
-            const auto value = static_cast<double>(loop.scale * g[i]);
-            lanes[i - even] = fma_(value, value, lanes[i - even]);
-          }
-          sum = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-                ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+          sum = sum_of_squares(loop.grad + row * sharing.columns, sharing.columns, loop.scale);
         });
         enter(row, sum, sharing.columns);
       }

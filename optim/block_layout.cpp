@@ -138,6 +138,12 @@ void place_state(BlockLayout& layout, const BlockSpec& spec, WeightFormat format
   layout.state.state_bytes = pack.size_bytes;
 }
 
+/// Whether a field is kept once for the tensor, however that is cut.
+bool is_uncut(const StateField& field) {
+  return field.along.unit == Granularity::Unit::whole ||
+         field.along.unit == Granularity::Unit::column;
+}
+
 void list_entries(
     BlockLayout& layout, const BlockSpec& spec, int block, WeightFormat format, DType working) {
   for (const OwnedRange& range : layout.ranges) {
@@ -161,6 +167,9 @@ void list_entries(
     const auto add = [&](const StateLayout& fields, const std::vector<OwnedRange::Field>& places) {
       for (std::size_t f = 0; f < places.size(); ++f) {
         if (places[f].numel > 0) {
+          const bool all = is_uncut(fields[f]);  // then the first range has it for the others
+          entry.begin = all ? 0 : range.begin;
+          entry.end = all ? param.shape.numel() : range.end;
           entry.state = fields[f].name;
           entry.dtype = fields[f].dtype;
           entry.numel = places[f].numel;

@@ -1,6 +1,7 @@
 #include "optim/composed.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -41,14 +42,11 @@ std::unique_ptr<Rule> make_rule(std::string_view name,
   }
   try {
     return type.make(method, own);
-  } catch (const Error& error) {
-    // A rule knows its settings by their own names.
+  } catch (const Error& error) {  // a rule does not know that its settings have a prefix
     constexpr std::string_view kSection = "optim.";
-    const std::string_view what = error.what();
-    const bool named = what.starts_with(kSection);
+    std::string text = error.what();
     throw Error(error.code(),
-                named ? fmt::format("{}{}{}", kSection, prefix, what.substr(kSection.size()))
-                      : std::string(what));
+                text.starts_with(kSection) ? text.insert(kSection.size(), prefix) : text);
   }
 }
 
@@ -75,6 +73,50 @@ std::vector<SettingInfo> known_settings(std::span<const Setting> settings) {
   return known;
 }
 
+/// What would bring in a part that has this setting: "optim.subspace=svd, random". Empty: nothing.
+std::string brought_by(std::string_view name, std::span<const Setting> settings) {
+  const auto by = [&](const std::string& key, const auto& values, std::vector<Setting> also = {}) {
+    std::vector<std::string> fitting;
+    for (const auto& value : values) {
+      also.push_back({key, std::string(value)});
+      const std::vector<SettingInfo> known = known_settings(joined(settings, also));
+      if (std::ranges::find(known, name, &SettingInfo::name) != known.end()) {
+        fitting.emplace_back(value);
+      }
+    }
+    return fitting.empty() ? "" : fmt::format("optim.{}={}", key, fmt::join(fitting, ", "));
+  };
+  constexpr std::array<std::string_view, 1> kTrue{"true"};
+  const Setting any_subspace{"subspace", "svd"}, none{"subspace", "whole"},
+      plain{"orthogonal", "false"};
+  for (const std::string& found : {by("subspace", choices(SubspaceKind{}), {plain}),
+                                   by("remainder", choices(Remainder{}), {plain, any_subspace}),
+                                   by("orthogonal", kTrue, {none}),
+                                   by("rule", rule_names()),
+                                   by("aux.rule", rule_names(), {plain, any_subspace})}) {
+    if (!found.empty()) {
+      return found;
+    }
+  }
+  return "";
+}
+
+/// Settings of parts that are not in use, which the nearest name would not explain.
+void refuse_unused(std::string_view method,
+                   std::span<const Setting> preset,
+                   std::span<const Setting> given) {
+  const std::vector<Setting> all = joined(preset, given);
+  const std::vector<SettingInfo> known = known_settings(all);
+  for (const Setting& setting : given) {
+    if (std::ranges::find(known, setting.name, &SettingInfo::name) == known.end()) {
+      if (const std::string with = brought_by(setting.name, all); !with.empty()) {
+        throw Error(Errc::config,
+                    fmt::format("optim.{}: {} takes it only with {}", setting.name, method, with));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void Parts::validate() const {
@@ -87,7 +129,7 @@ void Parts::validate() const {
   require(!orthogonal || subspace == SubspaceKind::whole,
           "orthogonal",
           "subspace=whole: a direction out of a subspace has no full rank",
-          1);
+          "true");
 }
 
 std::vector<SettingInfo> composition_settings(std::span<const Setting> preset,
@@ -107,6 +149,7 @@ Preset::Preset(std::string name, std::vector<Setting> settings) {
   register_method({std::move(name),
                    [settings](std::string_view method,
                               std::span<const Setting> given) -> std::unique_ptr<Optimizer> {
+                     refuse_unused(method, settings, given);
                      refuse_unknown(method, given, composition_settings(settings, given));
                      return std::make_unique<Composed>(method, joined(settings, given));
                    },
@@ -163,6 +206,11 @@ Composed::Composed(std::string_view method, std::span<const Setting> settings)
   m.rule = make_rule(m.parts.rule, method, settings, "");
   m.matrices = make_matrix_update(m.parts.subspace, m.parts.orthogonal, method, settings);
   if (m.parts.only_matrices()) {
+    require(m.rule->elementwise(),
+            "rule",
+            "one whose elements do not know of each other, such as adam, beside subspace and "
+            "orthogonal",
+            m.parts.rule);
     m.aux_parts = read_part<AuxParts>(method, settings);
     if (m.aux_parts.rule != kSameRule) {
       m.aux_rule = make_rule(m.aux_parts.rule, method, settings, "aux.");
@@ -253,7 +301,8 @@ void Composed::Impl::run(const Part& part,
                       static_cast<std::uint64_t>(weight.param->id)};
   std::size_t next = 0;
   for (const Moment& moment : part.rule->moments()) {
-    loop.moments[next++] = CodedMoment(part.codec, moment, state, key, weight.begin);
+    loop.moments[next++] =
+        CodedMoment(part.codec, moment, state, key, weight.begin, parts.zero_code());
   }
   const auto sink = [&](std::int64_t begin, std::int64_t n, const T* direction) {
     move_weights(weight, begin, n, direction, by, step);
@@ -288,6 +337,7 @@ void Composed::update(Slice& weight,
                                   .state = state,
                                   .rule = *part.rule,
                                   .codec = part.codec,
+                                  .zero_code = m.parts.zero_code(),
                                   .coupled_decay = coupled ? decay : 0.0,
                                   .by = by,
                                   .info = step,

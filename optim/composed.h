@@ -15,11 +15,15 @@ struct Parts {
   StateCodec states = StateCodec::f32;
   std::int64_t min_coded = 4096;
   bool code_embeddings = false;
+  bool v_floor = true;
   SubspaceKind subspace = SubspaceKind::whole;
   double weight_decay = 0.1;
   DecayScope decay = DecayScope::no_vectors;
   std::int64_t percentile_clip = 100;
   bool orthogonal = false;
+  quant::ZeroCode zero_code() const {
+    return v_floor ? quant::ZeroCode::half_least : quant::ZeroCode::zero;
+  }
   /// Whether matrices are updated in their own way, which leaves the other tensors to AuxParts.
   bool only_matrices() const { return subspace != SubspaceKind::whole || orthogonal; }
   void fields(auto&& f) {
@@ -27,6 +31,9 @@ struct Parts {
     f("states", states, "how moments are kept: f32, bf16, 8bit, 4bit or fp8");
     f("min_coded", min_coded, "tensors of fewer elements keep their moments in f32");
     f("code_embeddings", code_embeddings, "embeddings keep coded moments too");
+    f("v_floor",
+      v_floor,
+      "a second moment whose 8-bit code is zero counts as half the least positive one");
     f("subspace", subspace, "what of a matrix's gradient moments see: whole or a subspace");
     f("orthogonal", orthogonal, "directions of matrices are orthogonalised, as in Muon");
     f("weight_decay", weight_decay, "decay, times the learning rate");

@@ -7,7 +7,7 @@
 namespace strata::optim {
 
 /// `const Preset galore{"galore", {{"subspace", "svd"}, ...}};` makes a method of parts: settings
-/// of the composition (`strata config show` lists them) with other defaults.
+/// of the composition (`strata config schema` lists them) with other defaults.
 struct Preset {
   Preset(std::string name, std::vector<Setting> settings);
 };

@@ -18,7 +18,7 @@ struct LionKernel {
   STRATA_HD T operator()(T g, T, T& m, T&) const {
     const T u = fma_(gain1, g - m, m);
     m = fma_(gain2, g - m, m);
-    return u > 0 ? T(1) : (u < 0 ? T(-1) : T(0));
+    return sign(u);
   }
 };
 

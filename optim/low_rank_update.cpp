@@ -22,23 +22,6 @@ Tensor matrix_view(const float* data, const Shape& shape) {
   return {const_cast<std::byte*>(reinterpret_cast<const std::byte*>(data)), DType::f32, shape};
 }
 
-float sign(float x) {
-  return x > 0.f ? 1.f : (x < 0.f ? -1.f : 0.f);
-}
-
-template <class F>
-void each(std::int64_t n, const F& f) {
-  parallel_for(n, kChunk, [&](std::int64_t begin, std::int64_t end) {
-    cpu::simd([&] {
-      const F rule = f;
-#pragma GCC ivdep
-      for (std::int64_t i = begin; i < end; ++i) {
-        rule(i);
-      }
-    });
-  });
-}
-
 }  // namespace
 
 /// Where the pieces of an update lie in its workspace.
@@ -241,7 +224,7 @@ void LowRankUpdate::move_by_image(const MatrixStep& step,
     back(image, Accumulate::overwrite);
     const auto rest = static_cast<float>(rest_.rest_lr);
     const bool signs = common_.remainder == Remainder::sign;
-    each(numel, [=](std::int64_t i) {
+    for_each(step.stream, numel, [=](std::int64_t i) {
       const float z = scale * (g[i] - d[i]);
       d[i] = rest * (signs ? sign(z) : z);
     });
@@ -252,7 +235,7 @@ void LowRankUpdate::move_by_image(const MatrixStep& step,
     back(image, Accumulate::overwrite);
     const auto part =
         static_cast<float>(scaling_.residual == Residual::compat ? low_rank_.scale : 1.0);
-    each(numel, [=](std::int64_t i) { d[i] = scale * fma_(-part, d[i], g[i]); });
+    for_each(step.stream, numel, [=](std::int64_t i) { d[i] = scale * fma_(-part, d[i], g[i]); });
     const SideNorms norms(shape);
     norms.image(room.image, room.image_norms);
     norms.image(room.normal, room.normal_norms);
@@ -271,7 +254,7 @@ void LowRankUpdate::move_by_image(const MatrixStep& step,
   }
   const auto by = static_cast<float>(inside);
   if (by != 1.f) {
-    each(normal.numel(), [at = room.normal, by](std::int64_t i) { at[i] *= by; });
+    for_each(step.stream, normal.numel(), [at = room.normal, by](std::int64_t i) { at[i] *= by; });
   }
   back(normal, mode);
   WeightStep move = step.by;

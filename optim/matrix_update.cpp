@@ -14,7 +14,7 @@ RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel) {
                       static_cast<std::uint64_t>(step.weight.param->id)};
   std::size_t next = 0;
   for (const Moment& moment : step.rule.moments()) {
-    loop.moments[next++] = CodedMoment(step.codec, moment, step.state, key, 0);
+    loop.moments[next++] = CodedMoment(step.codec, moment, step.state, key, 0, step.zero_code);
   }
   return loop;
 }

@@ -18,6 +18,7 @@ struct MatrixStep {
   StateViews& state;
   const Rule& rule;
   StateCodec codec;
+  quant::ZeroCode zero_code;
   double coupled_decay;
   WeightStep by;  // size is lr alone, without the rule's factor
   const StepInfo& info;

@@ -51,7 +51,7 @@ class MicroAdam final : public Optimizer {
           window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
       require(density > 0 && density <= 1,
               "density",
-              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
+              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1, such as 0.01",
               density);
       require(beta1 >= 0 && beta1 < 1, "beta1", "0 <= beta1 < 1", beta1);
       require(beta2 >= 0 && beta2 < 1, "beta2", "0 <= beta2 < 1", beta2);
@@ -185,23 +185,23 @@ void MicroAdam::direction_of(const Block& block, const Ages& ages, float* direct
   alignas(64) std::array<float, kSelection> second;
   std::fill(direction, direction + block.n, 0.f);
   std::fill(second.begin(), second.begin() + block.n, 0.f);
-  for (std::int64_t row = 0; row < ages.rows; ++row) {
-    const float by1 = ages.first[static_cast<std::size_t>(row)];
-    const float by2 = ages.second[static_cast<std::size_t>(row)];
-    const std::int16_t* const indices = block.indices + row * block.kept;
-    const bf16* const values = block.values + row * block.kept;
-    for (std::int64_t i = 0; i < block.kept; ++i) {
-      const auto at = static_cast<std::size_t>(indices[i]);
-      const float value = to_float(values[i]);
-      direction[at] = fma_(by1, value, direction[at]);
-      second[at] = fma_(by2, value * value, second[at]);
-    }
-  }
   const auto eps = static_cast<float>(config_.eps);
   const float gain1 = ages.gain1, gain2 = ages.gain2;
   const std::int64_t n = block.n;
   cpu::simd([&] {
-    const float* const v = second.data();
+    float* const v = second.data();
+    for (std::int64_t row = 0; row < ages.rows; ++row) {
+      const float by1 = ages.first[static_cast<std::size_t>(row)];
+      const float by2 = ages.second[static_cast<std::size_t>(row)];
+      const std::int16_t* const indices = block.indices + row * block.kept;
+      const bf16* const values = block.values + row * block.kept;
+      for (std::int64_t i = 0; i < block.kept; ++i) {
+        const std::int64_t at = indices[i];
+        const float value = to_float(values[i]);
+        direction[at] = fma_(by1, value, direction[at]);
+        v[at] = fma_(by2, value * value, v[at]);
+      }
+    }
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < n; ++i) {
       direction[i] = gain1 * direction[i] / (std::sqrt(gain2 * v[i]) + eps);

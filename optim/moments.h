@@ -5,6 +5,7 @@
 
 #include "core/param.h"
 #include "core/philox.h"
+#include "core/quant.h"
 #include "optim/tile.h"
 
 namespace strata::optim {
@@ -41,12 +42,14 @@ std::int64_t codec_block(StateCodec codec);
 class CodedMoment {
  public:
   CodedMoment() = default;
-  /// `key`: for stochastic rounding; `first`: the slice's first element in what is coded.
+  /// `key`: for stochastic rounding; `first`: the slice's first element in what is coded; `zero`:
+  /// what the 8-bit code of zero stands for in a second moment.
   CodedMoment(StateCodec codec,
               const Moment& moment,
               StateViews& state,
               const RandomKey& key,
-              std::int64_t first);
+              std::int64_t first,
+              quant::ZeroCode zero = quant::ZeroCode::half_least);
   /// What a rule may change in place instead of load and store; nothing where it is coded.
   Tensor in_place() const { return codec_ == StateCodec::f32 ? values_ : Tensor(); }
   /// Elements [begin, begin + n), begin a multiple of kTile.
@@ -56,6 +59,7 @@ class CodedMoment {
  private:
   StateCodec codec_ = StateCodec::f32;
   bool positive_ = false;
+  quant::ZeroCode zero_ = quant::ZeroCode::half_least;
   Tensor values_;  // or codes
   Tensor scales_;
   RandomKey key_;

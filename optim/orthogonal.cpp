@@ -6,50 +6,13 @@
 #include "core/cpu/scratch.h"
 #include "core/math.h"
 #include "core/matmul.h"
+#include "optim/squares.h"
 
 namespace strata::optim {
 namespace {
 
 // Quintic iteration whose slope at 0 is steep: singular values land in [0.68, 1.13], not at 1.
 constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
-
-/// Sums of squares of fixed strips, added in order.
-double frobenius(const float* x, std::int64_t n) {
-  double total = 0.0;
-  cpu::simd([&] {
-    for (std::int64_t begin = 0; begin < n; begin += kChunk) {
-      double lanes[8] = {};
-      const std::int64_t end = std::min(n, begin + kChunk);
-      const std::int64_t even = begin + (end - begin) / 8 * 8;
-      for (std::int64_t i = begin; i < even; i += 8) {
-        for (std::int64_t lane = 0; lane < 8; ++lane) {
-          const double value = x[i + lane];
-          lanes[lane] += value * value;
-        }
-      }
-      for (std::int64_t i = even; i < end; ++i) {
-        const double value = x[i];
-        lanes[i - even] += value * value;
-      }
-      total += ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-               ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-    }
-  });
-  return std::sqrt(total);
-}
-
-template <class F>
-void each(std::int64_t n, const F& f) {
-  parallel_for(n, kChunk, [&](std::int64_t begin, std::int64_t end) {
-    cpu::simd([&] {
-      const F rule = f;
-#pragma GCC ivdep
-      for (std::int64_t i = begin; i < end; ++i) {
-        rule(i);
-      }
-    });
-  });
-}
 
 /// Shapes of the three products of an iteration on x (s, l), s <= l.
 struct Products {
@@ -90,16 +53,17 @@ void newton_schulz(const Tensor& matrix,
   } else {
     std::copy(matrix.data<float>(), matrix.data<float>() + s * l, x.data<float>());
   }
-  const auto inverse = static_cast<float>(1.0 / (frobenius(x.data<float>(), s * l) + 1e-7));
-  each(s * l, [at = x.data<float>(), inverse](std::int64_t i) { at[i] *= inverse; });
+  const auto inverse =
+      static_cast<float>(1.0 / (std::sqrt(sum_of_squares_by_chunk(x.data<float>(), s * l)) + 1e-7));
+  for_each(stream, s * l, [at = x.data<float>(), inverse](std::int64_t i) { at[i] *= inverse; });
   for (int step = 0; step < steps; ++step) {
     matmul(gram, x, x, products.gram, Accumulate::overwrite, room, stream);
     matmul(mixed, gram, gram, products.square, Accumulate::overwrite, room, stream);
-    each(s * s, [a = gram.data<float>(), m = mixed.data<float>()](std::int64_t i) {
+    for_each(stream, s * s, [a = gram.data<float>(), m = mixed.data<float>()](std::int64_t i) {
       m[i] = fma_(kB, a[i], kC * m[i]);
     });
     matmul(next, mixed, x, products.step, Accumulate::overwrite, room, stream);
-    each(s * l, [at = x.data<float>(), to = next.data<float>()](std::int64_t i) {
+    for_each(stream, s * l, [at = x.data<float>(), to = next.data<float>()](std::int64_t i) {
       to[i] = fma_(kA, at[i], to[i]);
     });
     std::swap(x, next);

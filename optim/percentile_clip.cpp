@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <vector>
 
-#include "core/for_each.h"
+#include "optim/squares.h"
 
 namespace strata::optim {
 namespace {
@@ -17,20 +16,7 @@ StateField percentile_field() {
 }
 
 double squared_norm(const SliceIn& grad, float scale) {
-  const float* const g = grad.f32();
-  const std::int64_t numel = grad.grad.numel();
-  double total = 0.0;
-  for (std::int64_t begin = 0; begin < numel; begin += kChunk) {
-    double lanes[8] = {};
-    const std::int64_t end = std::min(numel, begin + kChunk);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const double value = static_cast<double>(scale) * static_cast<double>(g[i]);
-      lanes[i % 8] += value * value;
-    }
-    total += ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-             ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-  }
-  return total;
+  return sum_of_squares_by_chunk(grad.f32(), grad.grad.numel(), scale);
 }
 
 double percentile_scale(StateViews& state, double norm, int percentile, std::int64_t step) {

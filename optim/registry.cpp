@@ -104,8 +104,12 @@ std::string to_text(const std::string& value) {
 }
 
 void require(bool holds, std::string_view name, std::string_view needed, double got) {
+  require(holds, name, needed, std::string_view(to_text(got)));
+}
+
+void require(bool holds, std::string_view name, std::string_view needed, std::string_view got) {
   if (!holds) {
-    refuse_value(name, to_text(got), needed);
+    refuse_value(name, got, needed);
   }
 }
 

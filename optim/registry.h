@@ -40,6 +40,7 @@ requires std::is_enum_v<E> std::string to_text(E value) {
 
 /// For validate(): throws config "optim.<name>: needs <needed>, got <got>" unless `holds`.
 void require(bool holds, std::string_view name, std::string_view needed, double got);
+void require(bool holds, std::string_view name, std::string_view needed, std::string_view got);
 
 /// Throws config, naming the nearest known setting, when one of `settings` is not in `known`.
 void refuse_unknown(std::string_view method,

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -73,7 +74,12 @@ class RuleLoop {
       }
     }
   }
+  /// Zeros for an image, which has none: a rule that couples decay may not decay there.
   const T* weights_at(std::int64_t begin, std::int64_t n, Buffer& buffer) const {
+    if (weights == nullptr) {
+      std::fill_n(buffer.data(), n, T(0));
+      return buffer.data();
+    }
     if (weights->master) {
       return weights->master.data<T>() + begin;
     }
@@ -180,7 +186,7 @@ class ElementRule : public Rule {
   const Derived& self() const { return static_cast<const Derived&>(*this); }
 };
 
-/// Rules by name, for any composition. Throws config for an unknown one, blaming `setting`.
+/// Rules by name, for any composition. Throws config for an unknown one, naming `setting`.
 struct RuleType {
   std::string name;
   std::function<std::unique_ptr<Rule>(std::string_view method, std::span<const Setting>)> make;

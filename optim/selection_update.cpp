@@ -13,10 +13,6 @@
 namespace strata::optim {
 namespace {
 
-float sign(float x) {
-  return x > 0.f ? 1.f : (x < 0.f ? -1.f : 0.f);
-}
-
 /// The `count` of [0, from) with the smallest random words, ascending. `first`: number of the first
 /// word; `words`, `ranked`: room for `from` of them.
 void draw_subset(const RandomKey& key,

@@ -1,6 +1,7 @@
 #include "optim/side_norms.h"
 
 #include "core/math.h"
+#include "optim/squares.h"
 
 namespace strata::optim {
 
@@ -11,21 +12,7 @@ void SideNorms::squared(const float* x, std::int64_t count, double* squares) con
     parallel_for(long_side, 1 + kChunk / count, [&](std::int64_t begin, std::int64_t end) {
       cpu::simd([&] {
         for (std::int64_t row = begin; row < end; ++row) {
-          const float* const at = x + row * count;
-          double lanes[8] = {};
-          const std::int64_t even = count - count % 8;
-          for (std::int64_t i = 0; i < even; i += 8) {
-            for (std::int64_t lane = 0; lane < 8; ++lane) {
-              const double value = at[i + lane];
-              lanes[lane] = fma_(value, value, lanes[lane]);
-            }
-          }
-          for (std::int64_t i = even; i < count; ++i) {
-            const double value = at[i];
-            lanes[i - even] = fma_(value, value, lanes[i - even]);
-          }
-          squares[row] = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-                         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+          squares[row] = sum_of_squares(x + row * count, count);
         }
       });
     });

@@ -97,8 +97,7 @@ struct DensityParts {
   void validate() const {
     require(density > 0 && density <= 1,
             "density",
-            density > 1 ? "0 < density <= 1; the nearest is 1"
-                        : "0 < density <= 1; rule=sign is the limit of 0",
+            density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1, such as 0.01",
             density);
   }
 };

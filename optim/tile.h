@@ -1,9 +1,12 @@
 #pragma once
 #include <array>
+#include <bit>
 #include <cstdint>
+#include <cstring>
 
 #include "core/for_each.h"
 #include "core/philox.h"
+#include "core/random_words.h"
 
 namespace strata::optim {
 
@@ -11,6 +14,12 @@ namespace strata::optim {
 /// chunk at which tensors are cut and a multiple of every block that is coded together.
 inline constexpr std::int64_t kTile = 1024;
 static_assert(kChunk % kTile == 0);
+
+/// 1, 0 or -1.
+template <class T>
+STRATA_HD inline T sign(T x) {
+  return x > 0 ? T(1) : (x < 0 ? T(-1) : T(0));
+}
 
 /// Calls body(begin, n) for the tiles of [0, numel), in any order on any thread of the team.
 template <class Body>
@@ -26,16 +35,10 @@ void for_each_tile(std::int64_t numel, const Body& body) {
 /// of 8.
 using TileNoise = std::array<std::uint16_t, kTile>;
 inline void draw_noise(const RandomKey& key, std::int64_t first, std::int64_t n, TileNoise& noise) {
-  cpu::simd([&] {
-    for (std::int64_t i = 0; i < n; i += 8) {
-      const auto words = key.words(static_cast<std::uint64_t>((first + i) / 8));
-      for (std::int64_t w = 0; w < 4; ++w) {
-        const std::uint32_t word = words[static_cast<std::size_t>(w)];
-        noise[static_cast<std::size_t>(i + 2 * w)] = static_cast<std::uint16_t>(word);
-        noise[static_cast<std::size_t>(i + 2 * w + 1)] = static_cast<std::uint16_t>(word >> 16);
-      }
-    }
-  });
+  static_assert(std::endian::native == std::endian::little, "the low half of a word is first");
+  std::array<std::uint32_t, kTile / 2> words;
+  fill_words(words.data(), key, static_cast<std::uint64_t>(first / 8), (n + 7) / 8);
+  std::memcpy(noise.data(), words.data(), static_cast<std::size_t>((n + 7) / 8) * 16);
 }
 
 }  // namespace strata::optim

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/for_each.h"
 #include "optim/block_layout.h"
+#include "optim/squares.h"
 #include "optim/stat_slots.h"
 #include "optim/weight_update.h"
 
@@ -27,26 +28,6 @@ void copy_bytes(std::span<std::byte> to, std::span<const std::byte> from) {
       static_cast<std::int64_t>(to.size()), kCopyGrain, [&](std::int64_t begin, std::int64_t end) {
         std::memcpy(to.data() + begin, from.data() + begin, static_cast<std::size_t>(end - begin));
       });
-}
-
-/// Sum of squares of one chunk in eight lanes. The square of a float is exact in double and cannot
-/// overflow, so the sum is finite exactly when every element is.
-double sum_of_squares(const float* x, std::int64_t n) {
-  constexpr std::int64_t kLanes = 8;
-  double lanes[kLanes] = {};
-  const std::int64_t whole = n - n % kLanes;
-  for (std::int64_t i = 0; i < whole; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      const double value = x[i + lane];
-      lanes[lane] += value * value;
-    }
-  }
-  for (std::int64_t i = whole; i < n; ++i) {
-    const double value = x[i];
-    lanes[i - whole] += value * value;
-  }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
 /// One entry of `partials` for each chunk of the range.
@@ -117,6 +98,12 @@ void adopt_working(const Slice& slice) {
     }
     start_weights(slice, begin, n, values.data());
   }
+}
+
+/// Whether this update will be thrown away whatever it does: no method need know what to do with a
+/// gradient that is no number.
+bool is_lost(const UpdatePacks& packs, const StepScalars& scalars) {
+  return packs.speculative && scalars.non_finite;
 }
 
 /// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
@@ -335,7 +322,7 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   scalars.stats.resize(slots.size(phase + 1), 0.0);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (needs.active && needs.stat_phases > phase) {
+    if (needs.active && needs.stat_phases > phase && !is_lost(open, scalars)) {
       impl_->view_state(b, range, open.state, impl_->views);
       Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
       impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
@@ -362,7 +349,7 @@ void OptimizerUpdater::update(const Instruction& instruction,
   slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (!needs.active) {
+    if (!needs.active || is_lost(open, scalars)) {
       continue;
     }
     STRATA_ASSERT(needs.stat_phases <= instruction.phase);

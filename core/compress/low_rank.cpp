@@ -7,6 +7,7 @@
 #include "core/compress/orthonormal.h"
 #include "core/compress/scratch_size.h"
 #include "core/compress/symmetric_eigen.h"
+#include "core/compress/wide.h"
 #include "core/cpu/lanes.h"
 #include "core/cpu/scratch.h"
 #include "core/cpu/simd.h"
@@ -161,12 +162,63 @@ std::int64_t project_workspace_bytes(const LowRankShape& shape) {
   return matmul_scratch_bytes(projection_product(shape));
 }
 
+namespace {
+
+/// Ranks at which a product is one pass over G; its kernels would pad them to a whole tile.
+constexpr std::int64_t kNarrow = 2;
+
+/// Rows of G against the directions, sums in float64 in an order that the length alone fixes.
+void project_rows(float* R, const float* G, const float* basis, const LowRankShape& s) {
+  parallel_for(s.a, 1 + 4096 / s.b, [&](std::int64_t begin, std::int64_t end) {
+    simd([&] {
+      for (std::int64_t row = begin; row < end; ++row) {
+        for (std::int64_t k = 0; k < s.rank; ++k) {
+          R[row * s.rank + k] = static_cast<float>(wide_dot(s.b, G + row * s.b, basis + k * s.b));
+        }
+      }
+    });
+  });
+}
+
+/// Columns of G, a strip of them from the first row to the last.
+void project_columns(float* R, const float* G, const float* basis, const LowRankShape& s) {
+  constexpr std::int64_t kStrip = 512;
+  parallel_for(s.b, kStrip, [&](std::int64_t begin, std::int64_t end) {
+    simd([&] {
+      for (std::int64_t first = begin; first < end; first += kStrip) {
+        const std::int64_t n = std::min(kStrip, end - first);
+        for (std::int64_t k = 0; k < s.rank; ++k) {
+          double sums[kStrip] = {};
+          for (std::int64_t row = 0; row < s.a; ++row) {
+            const double by = basis[k * s.a + row];
+            const float* const g = G + row * s.b + first;
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; ++i) {
+              sums[i] = std::fma(by, static_cast<double>(g[i]), sums[i]);
+            }
+          }
+          for (std::int64_t i = 0; i < n; ++i) {
+            R[k * s.b + first + i] = static_cast<float>(sums[i]);
+          }
+        }
+      }
+    });
+  });
+}
+
+}  // namespace
+
 void project(const Tensor& R,
              const Tensor& G,
              const Tensor& basis,
              const LowRankShape& shape,
              std::span<std::byte> workspace,
              Stream& stream) {
+  if (shape.rank <= kNarrow) {
+    STRATA_ASSERT(R.numel() == shape.projected().numel() && G.numel() == shape.a * shape.b);
+    const auto narrow = shape.right() ? project_rows : project_columns;
+    return narrow(R.data<float>(), G.data<float>(), basis.data<float>(), shape);
+  }
   const MatmulShape product = projection_product(shape);
   const Tensor &A = shape.right() ? G : basis, &B = shape.right() ? basis : G;
   matmul(R, A, B, product, Accumulate::overwrite, workspace, stream);

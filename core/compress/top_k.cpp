@@ -17,7 +17,12 @@ std::int32_t magnitude(float x) {
   return std::bit_cast<std::int32_t>(x) & 0x7fffffff;
 }
 
-std::int64_t count_from(const float* values, std::int64_t n, std::int32_t least) {
+std::int32_t magnitude(std::int32_t bits) {
+  return bits;
+}
+
+template <class T>
+std::int64_t count_from(const T* values, std::int64_t n, std::int32_t least) {
   std::int32_t count = 0;
 #pragma omp simd reduction(+ : count)
   for (std::int64_t i = 0; i < n; ++i) {
@@ -34,7 +39,8 @@ struct Threshold {
 
 /// Bit by bit the largest bound that k magnitudes reach, until exactly k do: each bit is one pass
 /// over a block that lies in the first-level cache.
-Threshold find_threshold(const float* values, std::int64_t n, std::int64_t k) {
+template <class T>
+Threshold find_threshold(const T* values, std::int64_t n, std::int64_t k) {
   std::int32_t bound = 0;
   std::int64_t reached = n;
   for (std::int32_t bit = 1 << 30; bit > 0 && reached > k; bit >>= 1) {
@@ -54,6 +60,72 @@ bool any_from(const float* values, std::int64_t n, std::int32_t least) {
     any |= magnitude(values[i]) >= least ? 1 : 0;
   }
   return any != 0;
+}
+
+// Strides over a block, each with its largest magnitude: few of a block's strides hold one of its k
+// largest, and the k-th largest of those maxima is no larger than the k-th largest of all.
+constexpr std::int64_t kStrides = 256, kMostCandidates = 1024;
+
+bool has_strides(std::int64_t n, std::int64_t k) {
+  return n >= 8 * kStrides && k <= kStrides / 2;
+}
+
+/// Those that may be among the k largest, in the order of their places; 0 where they are too many.
+std::int64_t find_candidates(const float* values,
+                             std::int64_t n,
+                             std::int64_t k,
+                             std::int32_t* places,
+                             std::int32_t* sizes) {
+  alignas(64) std::int32_t most[kStrides] = {};
+  const std::int64_t whole = n - n % kStrides;
+  for (std::int64_t row = 0; row < whole; row += kStrides) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < kStrides; ++j) {
+      const std::int32_t size = magnitude(values[row + j]);
+      most[j] = size > most[j] ? size : most[j];
+    }
+  }
+  for (std::int64_t j = 0; whole + j < n; ++j) {
+    most[j] = std::max(most[j], magnitude(values[whole + j]));
+  }
+  const std::int32_t least = find_threshold(most, kStrides, k).bound;
+  std::int64_t found = 0;
+  for (std::int64_t j = 0; j < kStrides; ++j) {
+    for (std::int64_t i = j; most[j] >= least && i < n; i += kStrides) {
+      if (magnitude(values[i]) >= least) {
+        if (found == kMostCandidates) {
+          return 0;
+        }
+        places[found++] = static_cast<std::int32_t>(i);
+      }
+    }
+  }
+  std::sort(places, places + found);
+  for (std::int64_t i = 0; i < found; ++i) {
+    sizes[i] = magnitude(values[places[i]]);
+  }
+  return found;
+}
+
+/// Whether there were few enough candidates to choose from.
+bool choose_by_strides(std::int16_t* indices,
+                       const float* values,
+                       std::int64_t n,
+                       std::int64_t k) {
+  std::int32_t places[kMostCandidates], sizes[kMostCandidates];
+  const std::int64_t found = find_candidates(values, n, k, places, sizes);
+  if (found == 0) {
+    return false;
+  }
+  Threshold left = find_threshold(sizes, found, k);
+  for (std::int64_t i = 0; i < found; ++i) {
+    const bool equal = sizes[i] == left.bound && left.equals > 0;
+    left.equals -= equal ? 1 : 0;
+    if (sizes[i] > left.bound || equal) {
+      *indices++ = static_cast<std::int16_t>(places[i]);
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -86,6 +158,13 @@ void TopK::validate() const {
 void top_k_of_block(std::int16_t* indices, const float* values, std::int64_t n, std::int64_t k) {
   constexpr std::int64_t kGroup = 16;
   STRATA_ASSERT(0 <= k && k <= n && n <= TopK::kLargestBlock);
+  bool done = false;
+  if (k > 0 && has_strides(n, k)) {
+    cpu::simd([&] { done = choose_by_strides(indices, values, n, k); });
+  }
+  if (done) {
+    return;
+  }
   cpu::simd([&] {
     Threshold left = find_threshold(values, n, k);
     for (std::int64_t group = 0; group < n; group += kGroup) {

@@ -4,9 +4,9 @@ from typing import NamedTuple
 DECAY = "weight_decay=0.1"
 
 ADAM = (3e-3, 6e-3, 1.2e-2)
-LION = (3e-4, 6e-4, 1.2e-3)
+LION = (4e-4, 8e-4, 1.6e-3)
 SGD = (0.1, 0.3, 1.0)
-LOW_RANK = (5e-3, 1e-2, 2e-2)
+LOW_RANK = (7e-3, 1.4e-2, 2.8e-2)
 WIDE = (1e-3, 3e-3, 1e-2)
 
 
@@ -46,8 +46,8 @@ METHODS = (
     Method("apollo", LOW_RANK, 3, "rank=32"),
     Method("apollo_mini", LOW_RANK, 5),
     Method("frugal", ADAM, 3, "density=0.25"),
-    Method("microadam", WIDE, 5, "density=0.01"),
-    Method("microadam_10", WIDE, None, "density=0.1", "microadam"),
+    Method("microadam", ADAM, 5, "density=0.01"),
+    Method("microadam_10", ADAM, None, "density=0.1", "microadam"),
     Method("adamw_bf16_sr", ADAM, 1, "beta2=0.95 train.dtype=bf16 train.weights=stochastic", "adamw"),
     Method("adamw_bf16_kahan", ADAM, 1, "beta2=0.95 train.dtype=bf16 train.weights=kahan", "adamw"),
     Method("adamw_int8_sr", ADAM, None, "beta2=0.95 train.weights=int8", "adamw"),
@@ -65,7 +65,7 @@ MACBOOK_METHODS = (
     Method("adamw", (1e-3,), None, "beta2=0.99"),
     Method("adamw8bit", (1e-3,), None, "beta2=0.99"),
     Method("coat_adamw", (1e-3,), None, "beta2=0.99"),
-    Method("microadam", WIDE, None, "density=0.01"),
+    Method("microadam", ADAM, None, "density=0.01"),
     Method("apollo", LOW_RANK, None, "rank=32"),
     Method("galore8bit", LOW_RANK, None, "rank=32"),
 )

@@ -19,6 +19,7 @@ TEST(FieldNumel, CutsAlongEveryGranularityAddUpToTheWhole) {
       sum += field_numel(field, shape, begin, begin + 14);
     }
     EXPECT_EQ(sum, whole);
+    EXPECT_EQ(field_numel(field, shape, 0, 0), 0);  // what lies before the first element
   }
   EXPECT_EQ(field_numel({"f", DType::u8, Granularity::blocks_of(16), 1}, shape, 0, 70), 5);
 }

@@ -13,10 +13,10 @@
 #include "core/cpu/simd.h"
 #include "core/matmul.h"
 #include "core/parallel_for.h"
-#include "core/philox.h"
 #include "launch/assemble.h"
 #include "models/config.h"
 #include "parallel/self_communicator.h"
+#include "tests/launch/random_batches.h"
 #include "tests/support/allocation_count.h"
 
 namespace strata::launch {
@@ -52,23 +52,9 @@ Computation computation_of(const std::string& preset, Order order, DType dtype) 
 class Training {
  public:
   explicit Training(const Computation& c)
-      : batches_(static_cast<std::size_t>(c.G)),
+      : batches_(random_batches(c)),
         loss_tokens_(c.G * c.B * c.T),
         engine_(std::make_unique<Blueprint>(c), {{Tier{}, std::int64_t{1} << 30}}, ranks_) {
-    const RandomKey key{1, RandomUse::sampling, 0, 0};
-    std::uint64_t drawn = 0;
-    for (MicroBatch& batch : batches_) {
-      for (Tensor* t : {&batch.tokens, &batch.targets, &batch.positions, &batch.documents}) {
-        *t = Tensor::zeros(DType::i32, {c.B, c.T});
-      }
-      for (std::int64_t i = 0; i < c.B * c.T; ++i) {
-        const auto words = key.words(drawn++);
-        const auto V = static_cast<std::uint32_t>(c.model.V);
-        batch.tokens.data<std::int32_t>()[i] = static_cast<std::int32_t>(words[0] % V);
-        batch.targets.data<std::int32_t>()[i] = static_cast<std::int32_t>(words[1] % V);
-        batch.positions.data<std::int32_t>()[i] = static_cast<std::int32_t>(i % c.T);
-      }
-    }
     engine_.start(1, {});
   }
 

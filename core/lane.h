@@ -1,0 +1,66 @@
+#pragma once
+// What codes are written in: one formula for a lane of a float (devices, single values) and for the
+// 16 lanes of core/cpu/wide_lane.h. A comparison gives something that select() takes.
+#include <bit>
+#include <cstdint>
+
+#include "core/hd.h"
+#include "core/math.h"
+
+namespace strata {
+
+/// Values that are looked up by the low bits of an index.
+template <int Entries, class T = float>
+struct alignas(64) LaneTable {
+  static_assert((Entries & (Entries - 1)) == 0);
+  T values[Entries];
+};
+
+/// The integers beside the floats F.
+template <class F>
+struct LaneTraits;
+template <>
+struct LaneTraits<float> {
+  using Int = std::int32_t;
+};
+template <class F>
+using LaneInt = typename LaneTraits<F>::Int;
+
+STRATA_HD inline float select(bool which, float yes, float no) {
+  return which ? yes : no;
+}
+STRATA_HD inline std::int32_t select(bool which, std::int32_t yes, std::int32_t no) {
+  return which ? yes : no;
+}
+STRATA_HD inline std::int32_t bits_of(float x) {
+  return std::bit_cast<std::int32_t>(x);
+}
+STRATA_HD inline float float_of(std::int32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+STRATA_HD inline float float_from(std::int32_t x) {
+  return static_cast<float>(x);
+}
+/// Towards zero; |x| < 2^31.
+STRATA_HD inline std::int32_t truncated(float x) {
+  return static_cast<std::int32_t>(x);
+}
+/// Of factors that fit in 16 bits with their sign.
+STRATA_HD inline std::int32_t product16(std::int32_t a, std::int32_t b) {
+  return a * b;
+}
+STRATA_HD inline std::int32_t least_of(std::int32_t a, std::int32_t b) {
+  return a < b ? a : b;
+}
+STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
+  return a < b ? b : a;
+}
+STRATA_HD inline float most_of(float a, float b) {
+  return a < b ? b : a;
+}
+template <int Entries, class T>
+STRATA_HD inline T pick(const LaneTable<Entries, T>& table, std::int32_t index) {
+  return table.values[index & (Entries - 1)];
+}
+
+}  // namespace strata
