@@ -188,6 +188,12 @@ struct Composed::Impl {
     return part;
   }
   bool clips() const { return parts.percentile_clip < 100; }
+  int clip_phases() const { return clips() ? kPercentilePhases : 0; }
+  /// Of the gradient. `totals` has `stats` doubles for each phase, those of clipping first.
+  double scale_of(const StepInfo& step, std::span<const double> totals, std::size_t stats) const {
+    return static_cast<double>(step.grad_scale) *
+           (clips() ? totals[static_cast<std::size_t>(kPercentilePhases - 1) * stats] : 1.0);
+  }
   template <class T>
   void run(const Part& part,
            const Slice& weight,
@@ -215,6 +221,10 @@ Composed::Composed(std::string_view method, std::span<const Setting> settings)
     if (m.aux_parts.rule != kSameRule) {
       m.aux_rule = make_rule(m.aux_parts.rule, method, settings, "aux.");
     }
+    require(!m.matrices->changes_moments() || m.parts.states == StateCodec::f32,
+            "states",
+            "f32 beside subspace=eigenbasis, which turns the moments",
+            to_text(m.parts.states));
     require(!m.matrices->of_image() || !m.rule->couples_decay() || m.parts.weight_decay == 0,
             "weight_decay",
             "0, or decoupled=true: a subspace does not see the weights",
@@ -258,10 +268,9 @@ Needs Composed::needs(const ParamInfo& param, std::int64_t) const {
   } else {
     needs.workspace_bytes = part.rule->workspace_bytes(param);
   }
-  if (impl_->clips()) {
-    needs.stat_phases = kPercentilePhases;
-    needs.stats = 1;
-  }
+  const RuleStats stats = part.rule->stat_needs();
+  needs.stat_phases = impl_->clip_phases() + stats.phases;
+  needs.stats = std::max(impl_->clips() ? 1 : 0, stats.stats);
   return needs;
 }
 
@@ -273,6 +282,18 @@ void Composed::stats(const SliceIn& grad,
                      Workspace&,
                      const StepInfo& step,
                      Stream&) {
+  const int clip_phases = impl_->clip_phases();
+  if (phase >= clip_phases) {
+    const Rule& rule = *impl_->part_of(*grad.param).rule;
+    const auto before = static_cast<std::size_t>(clip_phases) * partial.size();
+    const double scale = impl_->scale_of(step, totals, partial.size());
+    return rule.stats(grad,
+                      static_cast<float>(scale),
+                      state,
+                      totals.subspan(before),
+                      partial,
+                      phase - clip_phases);
+  }
   if (phase == 0) {
     partial[0] = squared_norm(grad, step.grad_scale);
   } else if (grad.begin == 0) {
@@ -323,8 +344,9 @@ void Composed::update(Slice& weight,
   const Impl::Part part = m.part_of(param);
   const double decay = decays(m.parts.decay, param.role) ? m.parts.weight_decay : 0.0;
   const bool coupled = part.rule->couples_decay();
-  const double scale =
-      static_cast<double>(step.grad_scale) * (m.clips() ? totals[totals.size() - 1] : 1.0);
+  const auto stats =
+      static_cast<std::size_t>(std::max(m.clips() ? 1 : 0, part.rule->stat_needs().stats));
+  const double scale = m.scale_of(step, totals, stats);
   const double lr = step.lr * part.lr_ratio;
   const double direct = coupled ? 0.0 : lr * decay;
   const bool after = part.rule->decays_after();
@@ -346,7 +368,10 @@ void Composed::update(Slice& weight,
   }
   by.size *= part.rule->step_factor(step.step);
   const RuleStep rule_step{
-      .t = step.step, .coupled_decay = coupled ? decay : 0.0, .workspace = workspace.bytes};
+      .t = step.step,
+      .coupled_decay = coupled ? decay : 0.0,
+      .workspace = workspace.bytes,
+      .totals = totals.subspan(static_cast<std::size_t>(m.clip_phases()) * stats)};
   weight.in_double() ? m.run<double>(part, weight, grad, state, scale, rule_step, by, step)
                      : m.run<float>(part, weight, grad, state, scale, rule_step, by, step);
 }

@@ -9,6 +9,8 @@
 #include "core/cpu/scratch.h"
 #include "core/error.h"
 #include "core/math.h"
+#include "optim/kept_basis.h"
+#include "optim/natural_gradient.h"
 #include "optim/side_norms.h"
 
 namespace strata::optim {
@@ -28,6 +30,7 @@ Tensor matrix_view(const float* data, const Shape& shape) {
 struct LowRankUpdate::Room {
   float *basis = nullptr, *image = nullptr, *normal = nullptr, *direction = nullptr;
   double *image_norms = nullptr, *normal_norms = nullptr, *grad_norms = nullptr;
+  double *gram = nullptr, *shares = nullptr;  // of the kept gradients
   std::span<std::byte> rest;
 
   template <class From>
@@ -43,6 +46,11 @@ struct LowRankUpdate::Room {
     if (!update.scales_gradient()) {
       room.direction = from.template array<float>(shape.a * shape.b);
     }
+    if (update.natural()) {
+      const std::int64_t kept = update.natural_.fisher_window;
+      room.gram = from.template array<double>(kept * kept);
+      room.shares = from.template array<double>(kept);
+    }
     room.rest = from.bytes(std::max({update.basis_workspace_bytes(shape),
                                      project_workspace_bytes(shape),
                                      project_back_workspace_bytes(shape)}));
@@ -56,8 +64,15 @@ LowRankUpdate::LowRankUpdate(SubspaceKind kind,
     : kind_(kind),
       common_(read_part<SubspaceParts>(method, settings)),
       low_rank_(read_part<RankParts>(method, settings)),
+      natural_(read_part<NaturalParts>(method, settings)),
+      lazy_(read_part<LazyParts>(method, settings)),
       scaling_(read_part<ScalingParts>(method, settings)),
-      rest_(read_part<RestParts>(method, settings)) {}
+      rest_(read_part<RestParts>(method, settings)) {
+  require(!low_rank_.lazy || keeps_basis(),
+          "lazy",
+          "a subspace that is kept: svd or random",
+          std::string("gaussian"));
+}
 
 LowRankShape LowRankUpdate::shape_of(const ParamInfo& param) const {
   const MatrixShape matrix(param);
@@ -91,8 +106,16 @@ void LowRankUpdate::add_fields(const ParamInfo& param,
     add_moment_fields(layout, codec, moment, shape.projected().numel());
   }
   if (keeps_basis()) {
-    const DType dtype = low_rank_.basis_dtype == BasisFormat::f32 ? DType::f32 : DType::bf16;
-    layout.push_back({"basis", dtype, Granularity::whole(), shape.basis().numel()});
+    add_basis_fields(layout, low_rank_.basis_dtype, shape.basis().numel());
+  }
+  if (low_rank_.lazy) {
+    LazyRefresh::add_field(layout, shape.short_side());
+  }
+  if (natural()) {
+    layout.push_back({"history",
+                      DType::f32,
+                      Granularity::whole(),
+                      natural_.fisher_window * shape.projected().numel()});
   }
   if (limits()) {
     layout.push_back({"limiter", DType::f32, Granularity::whole(), 1});
@@ -117,16 +140,21 @@ std::int64_t LowRankUpdate::workspace_bytes(const ParamInfo& param) const {
   return size.total_bytes();
 }
 
-/// Into the room, and rounded as it is kept, so that the step of the refresh sees what later ones
-/// see.
+LowRankUpdate::Period LowRankUpdate::period_of(const MatrixStep& step) const {
+  const std::int64_t done = step.info.step - 1;
+  if (low_rank_.lazy) {
+    const LazyRefresh lazy(step.state, common_.refresh_every);
+    return {lazy.due(done) ? 0 : done - lazy.last(), static_cast<std::uint64_t>(done)};
+  }
+  return {done % common_.refresh_every, static_cast<std::uint64_t>(done / common_.refresh_every)};
+}
+
+/// Into the state, and read back from it, so that the step of the refresh sees what later ones see.
 void LowRankUpdate::new_basis(const MatrixStep& step,
                               const LowRankShape& shape,
-                              const Room& room) const {
+                              const Room& room,
+                              const RandomKey& key) const {
   const Tensor basis = matrix_view(room.basis, shape.basis());
-  const RandomKey key{step.info.seed,
-                      RandomUse::subspace,
-                      static_cast<std::uint64_t>((step.info.step - 1) / common_.refresh_every),
-                      static_cast<std::uint64_t>(step.weight.param->id)};
   const Tensor grad = matrix_view(step.grad, {shape.a, shape.b});
   if (kind_ == SubspaceKind::random) {
     random_orthonormal(basis, key, room.rest, step.stream);
@@ -135,29 +163,13 @@ void LowRankUpdate::new_basis(const MatrixStep& step,
   } else {
     top_subspace(basis, grad, shape, {}, key, room.rest, step.stream);
   }
-  const Tensor& kept = step.state["basis"];
-  if (kept.dtype() == DType::f32) {
-    std::copy(room.basis, room.basis + kept.numel(), kept.data<float>());
-  } else {
-    std::transform(room.basis, room.basis + kept.numel(), kept.data<bf16>(), to_bf16);
-  }
-}
-
-void LowRankUpdate::load_basis(const MatrixStep& step,
-                               const LowRankShape& shape,
-                               const Room& room) const {
-  if (kind_ == SubspaceKind::gaussian) {
-    const RandomKey key{step.info.seed,
-                        RandomUse::subspace,
-                        static_cast<std::uint64_t>((step.info.step - 1) / common_.refresh_every),
-                        static_cast<std::uint64_t>(step.weight.param->id)};
-    return random_projection(matrix_view(room.basis, shape.basis()), key, step.stream);
-  }
-  const Tensor& kept = step.state["basis"];
-  if (kept.dtype() == DType::f32) {
-    std::copy(kept.data<float>(), kept.data<float>() + kept.numel(), room.basis);
-  } else {
-    std::transform(kept.data<bf16>(), kept.data<bf16>() + kept.numel(), room.basis, to_float);
+  const std::span<const float> values(room.basis, static_cast<std::size_t>(basis.numel()));
+  store_basis(step.state, low_rank_.basis_dtype, values);
+  if (low_rank_.lazy) {
+    LazyRefresh(step.state, common_.refresh_every)
+        .refreshed(step.info.step - 1,
+                   values.first(static_cast<std::size_t>(shape.short_side())),
+                   lazy_.lazy_similarity);
   }
 }
 
@@ -165,25 +177,57 @@ void LowRankUpdate::update(const MatrixStep& step) const {
   const LowRankShape shape = shape_of(*step.weight.param);
   cpu::Scratch scratch(step.workspace);
   const Room room = Room::lay_out(scratch, *this, shape);
-  const std::int64_t done = step.info.step - 1;
-  if (keeps_basis() && done % common_.refresh_every == 0) {
-    new_basis(step, shape, room);
+  const Period period = period_of(step);
+  const RandomKey key{step.info.seed,
+                      RandomUse::subspace,
+                      period.number,
+                      static_cast<std::uint64_t>(step.weight.param->id)};
+  if (!keeps_basis()) {
+    random_projection(matrix_view(room.basis, shape.basis()), key, step.stream);
+  } else {
+    if (period.since == 0) {
+      new_basis(step, shape, room, key);
+    }
+    load_basis(step.state,
+               low_rank_.basis_dtype,
+               {room.basis, static_cast<std::size_t>(shape.basis().numel())});
   }
-  load_basis(step, shape, room);
-  if (common_.reset && done % common_.refresh_every == 0) {
+  if (common_.reset && period.since == 0) {
     clear_moments(step);
   }
-  const std::int64_t t = common_.reset ? done % common_.refresh_every + 1 : step.info.step;
+  const std::int64_t t = common_.reset ? period.since + 1 : step.info.step;
   const Tensor basis = matrix_view(room.basis, shape.basis());
   const Tensor image = matrix_view(room.image, shape.projected());
   project(image, matrix_view(step.grad, {shape.a, shape.b}), basis, shape, room.rest, step.stream);
   RuleLoop<float> loop = image_loop(step, image.numel());
   loop.grad = room.image;
+  if (natural()) {
+    make_natural(step, shape, room, period);
+    loop.grad = room.normal;
+    loop.scale = 1.f;
+  }
   loop.directions = room.normal;
   step.rule.run({.t = t}, {}, loop);
   const double factor = step.rule.step_factor(t);
   scales_gradient() ? move_by_scaled_gradient(step, shape, room, factor)
                     : move_by_image(step, shape, room, factor);
+}
+
+/// The projected gradient joins those since the refresh; normal = its natural gradient.
+void LowRankUpdate::make_natural(const MatrixStep& step,
+                                 const LowRankShape& shape,
+                                 const Room& room,
+                                 const Period& period) const {
+  const std::int64_t numel = shape.projected().numel(), most = natural_.fisher_window;
+  const std::int64_t kept = std::min(period.since + 1, most), now = period.since % most;
+  float* const history = step.state["history"].data<float>();
+  for_each(step.stream,
+           numel,
+           [to = history + now * numel, from = room.image, by = step.scale](std::int64_t i) {
+             to[i] = by * from[i];
+           });
+  natural_gradient(
+      room.normal, history, numel, kept, now, natural_.fisher_damping, room.gram, room.shares);
 }
 
 /// What a direction of this norm is multiplied by, so that norms grow by `growth` at most.

@@ -30,12 +30,24 @@ class LowRankUpdate final : public MatrixUpdate {
   bool scales_gradient() const {
     return common_.remainder == Remainder::channel || common_.remainder == Remainder::tensor;
   }
+  bool natural() const { return low_rank_.natural; }
   bool limits() const {
     return scaling_.limit_growth && (scales_gradient() || common_.remainder == Remainder::residual);
   }
   std::int64_t basis_workspace_bytes(const LowRankShape& shape) const;
-  void new_basis(const MatrixStep& step, const LowRankShape& shape, const Room& room) const;
-  void load_basis(const MatrixStep& step, const LowRankShape& shape, const Room& room) const;
+  struct Period {
+    std::int64_t since = 0;    // steps since the basis was made; 0: it is made now
+    std::uint64_t number = 0;  // of the basis, in the key of its random numbers
+  };
+  Period period_of(const MatrixStep& step) const;
+  void new_basis(const MatrixStep& step,
+                 const LowRankShape& shape,
+                 const Room& room,
+                 const RandomKey& key) const;
+  void make_natural(const MatrixStep& step,
+                    const LowRankShape& shape,
+                    const Room& room,
+                    const Period& period) const;
   void move_by_image(const MatrixStep& step,
                      const LowRankShape& shape,
                      const Room& room,
@@ -49,6 +61,8 @@ class LowRankUpdate final : public MatrixUpdate {
   SubspaceKind kind_;
   SubspaceParts common_;
   RankParts low_rank_;
+  NaturalParts natural_;
+  LazyParts lazy_;
   ScalingParts scaling_;
   RestParts rest_;
 };

@@ -40,6 +40,8 @@ class MatrixUpdate {
   virtual void update(const MatrixStep& step) const = 0;
   /// Whether the rule sees an image of the matrix and not the matrix itself.
   virtual bool of_image() const = 0;
+  /// Whether moments are changed between steps, which needs them in f32.
+  virtual bool changes_moments() const { return false; }
 };
 
 /// Null when matrices are updated element by element. Throws config.

@@ -14,18 +14,15 @@
 #include <array>
 #include <cmath>
 
-#include "core/compress/error_feedback.h"
-#include "core/compress/top_k.h"
 #include "core/math.h"
 #include "optim/composed.h"
 #include "optim/decay_scope.h"
+#include "optim/sparse_window.h"
 #include "optim/weight_update.h"
 
 namespace strata::optim {
 namespace {
 
-constexpr std::int64_t kSelection = kChunk;  // elements of a block of which some are kept
-constexpr ErrorFeedback kFeedback{};
 constexpr std::int64_t kMaxWindow = 64;
 
 class MicroAdam final : public Optimizer {
@@ -51,7 +48,7 @@ class MicroAdam final : public Optimizer {
           window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
       require(density > 0 && density <= 1,
               "density",
-              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1, such as 0.01",
+              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
               density);
       require(beta1 >= 0 && beta1 < 1, "beta1", "0 <= beta1 < 1", beta1);
       require(beta2 >= 0 && beta2 < 1, "beta2", "0 <= beta2 < 1", beta2);
@@ -60,22 +57,24 @@ class MicroAdam final : public Optimizer {
     }
   };
   explicit MicroAdam(const Config& config)
-      : config_(config), top_{kSelection, config.density}, vectors_("microadam", adam(config)) {}
+      : config_(config),
+        window_({.rows = config.window,
+                 .density = config.density,
+                 .error = ErrorFormat::four_bit,
+                 .stochastic_error = config.stochastic_error}),
+        vectors_("microadam", adam(config)) {}
 
   StateLayout state_layout(const ParamInfo& param) const override {
     if (dense(param)) {
       return vectors_.state_layout(param);
     }
-    const std::int64_t rest = param.shape.numel() % kSelection;
-    const std::int64_t kept = config_.window * top_.kept(kSelection);
-    const std::int64_t last = rest == 0 ? kept : config_.window * top_.kept(rest);
-    return {{"error.codes", DType::u8, Granularity::blocks_of(2), 1},
-            {"error.range", DType::bf16, Granularity::blocks_of(kFeedback.block), 2},
-            {"window.indices", DType::i16, Granularity::blocks_of(kSelection), kept, last},
-            {"window.values", DType::bf16, Granularity::blocks_of(kSelection), kept, last}};
+    StateLayout layout;
+    window_.add_fields(param, layout);
+    return layout;
   }
   Granularity granularity(const ParamInfo& param) const override {
-    return dense(param) ? vectors_.granularity(param) : Granularity::blocks_of(kSelection);
+    return dense(param) ? vectors_.granularity(param)
+                        : Granularity::blocks_of(SparseWindow::kBlock);
   }
   void update(Slice& weight,
               const SliceIn& grad,
@@ -89,14 +88,8 @@ class MicroAdam final : public Optimizer {
   /// What all blocks of a step share: powers of the decay rates by row of the window.
   struct Ages {
     std::array<float, kMaxWindow> first, second;
-    std::int64_t rows = 0, now = 0;
+    std::int64_t rows = 0;
     float gain1 = 0.f, gain2 = 0.f;
-  };
-  /// One block of one slice.
-  struct Block {
-    std::int64_t begin, n, kept;
-    std::int16_t* indices;  // (window, kept)
-    bf16* values;
   };
   static bool dense(const ParamInfo& param) { return param.role == Role::vector; }
   static std::vector<Setting> adam(const Config& config) {
@@ -107,82 +100,38 @@ class MicroAdam final : public Optimizer {
             {"decay", to_text(config.decay)}};
   }
   Ages ages(std::int64_t t) const;
-  void take_in(const Block& block,
-               const SliceIn& grad,
-               StateViews& state,
-               const StepInfo& step,
-               std::int64_t row) const;
-  void direction_of(const Block& block, const Ages& ages, float* direction) const;
+  void direction_of(const SparseWindow::Block& block, const Ages& ages, float* direction) const;
 
   Config config_;
-  TopK top_;
+  SparseWindow window_;
   Composed vectors_;
 };
 
 MicroAdam::Ages MicroAdam::ages(std::int64_t t) const {
   Ages of;
-  of.rows = std::min(t, config_.window);
-  of.now = (t - 1) % config_.window;
+  of.rows = window_.filled(t);
   double sum1 = 0.0, sum2 = 0.0;
   for (std::int64_t row = 0; row < of.rows; ++row) {
-    const auto age = static_cast<double>((of.now - row + config_.window) % config_.window);
+    const auto age = static_cast<double>(window_.age(row, t));
     const double first = std::pow(config_.beta1, age), second = std::pow(config_.beta2, age);
     of.first[static_cast<std::size_t>(row)] = static_cast<float>(first);
     of.second[static_cast<std::size_t>(row)] = static_cast<float>(second);
     sum1 += first;
     sum2 += second;
   }
-  const auto steps = static_cast<double>(t);
-  of.gain1 = static_cast<float>(config_.window_norm ? 1.0 / sum1
-                                                    : (1.0 - config_.beta1) /
-                                                          (1.0 - std::pow(config_.beta1, steps)));
-  of.gain2 = static_cast<float>(config_.window_norm ? 1.0 / sum2
-                                                    : (1.0 - config_.beta2) /
-                                                          (1.0 - std::pow(config_.beta2, steps)));
+  const auto gain = [&](double beta, double sum) {
+    return config_.window_norm ? 1.0 / sum
+                               : (1.0 - beta) / (1.0 - std::pow(beta, static_cast<double>(t)));
+  };
+  of.gain1 = static_cast<float>(gain(config_.beta1, sum1));
+  of.gain2 = static_cast<float>(gain(config_.beta2, sum2));
   return of;
 }
 
-/// The gradient and the error of before go into the window and the error of after.
-void MicroAdam::take_in(const Block& block,
-                        const SliceIn& grad,
-                        StateViews& state,
-                        const StepInfo& step,
-                        std::int64_t row) const {
-  alignas(64) std::array<float, kSelection> sum;
-  const auto n = static_cast<std::size_t>(block.n);
-  const std::span<float> a(sum.data(), n);
-  const float* const g = grad.f32() + block.begin;
-  const float scale = step.grad_scale;
-  cpu::simd([&] {
-    for (std::size_t i = 0; i < n; ++i) {
-      a[i] = scale * g[i];
-    }
-  });
-  const std::span<std::uint8_t> codes(state["error.codes"].data<std::uint8_t>() + block.begin / 2,
-                                      static_cast<std::size_t>(ErrorFeedback::code_bytes(block.n)));
-  const std::span<bf16> ranges(
-      state["error.range"].data<bf16>() + 2 * (block.begin / kFeedback.block),
-      static_cast<std::size_t>(kFeedback.range_numel(block.n)));
-  add_error(a, a, codes, ranges, kFeedback);
-  std::int16_t* const indices = block.indices + row * block.kept;
-  bf16* const values = block.values + row * block.kept;
-  top_k_of_block(indices, a.data(), block.n, block.kept);
-  for (std::int64_t i = 0; i < block.kept; ++i) {
-    float& chosen = a[static_cast<std::size_t>(indices[i])];
-    values[i] = to_bf16(chosen);
-    chosen = 0.f;
-  }
-  ErrorFeedback feedback = kFeedback;
-  feedback.rounding = config_.stochastic_error ? ErrorRounding::stochastic : ErrorRounding::nearest;
-  const RandomKey key{step.seed,
-                      RandomUse::state_rounding,
-                      static_cast<std::uint64_t>(step.step),
-                      static_cast<std::uint64_t>(grad.param->id)};
-  encode_error(codes, ranges, a, feedback, key, grad.begin + block.begin);
-}
-
-void MicroAdam::direction_of(const Block& block, const Ages& ages, float* direction) const {
-  alignas(64) std::array<float, kSelection> second;
+void MicroAdam::direction_of(const SparseWindow::Block& block,
+                             const Ages& ages,
+                             float* direction) const {
+  alignas(64) std::array<float, SparseWindow::kBlock> second;
   std::fill(direction, direction + block.n, 0.f);
   std::fill(second.begin(), second.begin() + block.n, 0.f);
   const auto eps = static_cast<float>(config_.eps);
@@ -223,22 +172,11 @@ void MicroAdam::update(Slice& weight,
   const Ages of = ages(step.step);
   const double decay = decays(config_.decay, param.role) ? config_.weight_decay : 0.0;
   const WeightStep by{.size = step.lr, .decay_before = step.lr * decay};
-  auto* const indices = state["window.indices"].data<std::int16_t>();
-  bf16* const values = state["window.values"].data<bf16>();
-  const std::int64_t numel = weight.numel(), kept = top_.kept(kSelection);
-  parallel_for(numel, kSelection, [&](std::int64_t first, std::int64_t last) {
-    alignas(64) std::array<float, kSelection> direction;
-    for (std::int64_t begin = first; begin < last; begin += kSelection) {
-      const std::int64_t n = std::min(kSelection, last - begin);
-      const std::int64_t at = begin / kSelection * config_.window * kept;
-      const Block block{begin, n, top_.kept(n), indices + at, values + at};
-      take_in(block, grad, state, step, of.now);
-      direction_of(block, of, direction.data());
-      for (std::int64_t tile = 0; tile < n; tile += kTile) {
-        move_weights(
-            weight, begin + tile, std::min(kTile, n - tile), direction.data() + tile, by, step);
-      }
-    }
+  window_.for_each_block(state, weight.numel(), [&](const SparseWindow::Block& block) {
+    alignas(64) std::array<float, SparseWindow::kBlock> direction;
+    window_.take_in(block, grad, state, step);
+    direction_of(block, of, direction.data());
+    move_block(weight, block.begin, block.n, direction.data(), by, step);
   });
 }
 

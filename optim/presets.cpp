@@ -43,6 +43,31 @@ const Preset galore8bit{"galore8bit",
                          {"basis_dtype", "bf16"},
                          {"scale", "0.25"},
                          {"weight_decay", "0"}}};
+// Zhang et al., Q-GaLore: quantized GaLore with INT4 projection and layer-adaptive low-rank
+// gradients, 2024. Basis S R / 2 bytes, moments 2.03 L R; with --train.weights=int8, as there.
+const Preset qgalore{"qgalore",
+                     {{"rule", "adam"},
+                      {"beta2", "0.999"},
+                      {"eps", "1e-8"},
+                      {"states", "8bit"},
+                      {"subspace", "svd"},
+                      {"basis_dtype", "int4"},
+                      {"lazy", "true"},
+                      {"scale", "0.25"},
+                      {"weight_decay", "0"}}};
+// Das, Natural GaLore: accelerating GaLore for memory-efficient LLM training and fine-tuning, 2024;
+// one-sided, its history cleared at a refresh. GaLore's state and 4 fisher_window L R bytes.
+const Preset natural_galore{"natural_galore",
+                            {{"rule", "adam"},
+                             {"beta2", "0.999"},
+                             {"eps", "1e-6"},
+                             {"family", "hf"},
+                             {"states", "bf16"},
+                             {"subspace", "svd"},
+                             {"basis_dtype", "bf16"},
+                             {"natural", "true"},
+                             {"scale", "0.25"},
+                             {"weight_decay", "0"}}};
 // Chen et al., Fira: can we achieve full-rank training of LLMs under low-rank constraint?, 2024.
 // GaLore's state and one number.
 const Preset fira{"fira",
@@ -76,6 +101,16 @@ const Preset apollo_mini{"apollo_mini",
                           {"remainder", "tensor"},
                           {"scale", "128"},
                           {"weight_decay", "0"}}};
+// Vyas et al., SOAP: improving and stabilizing Shampoo using Adam, ICLR 2025. 8 (a b + a^2 + b^2)
+// bytes for a matrix (a, b).
+const Preset soap{"soap",
+                  {{"rule", "adam"},
+                   {"beta1", "0.95"},
+                   {"beta2", "0.95"},
+                   {"eps", "1e-8"},
+                   {"family", "hf"},
+                   {"subspace", "eigenbasis"},
+                   {"weight_decay", "0.01"}}};
 // Zmushko et al., FRUGAL, 2024. 8 bytes for each element of the chosen columns.
 const Preset frugal{"frugal",
                     {{"rule", "adam"},

@@ -20,6 +20,7 @@ struct RuleStep {
   std::int64_t t = 1;          // steps since the moments were last empty, this one included
   double coupled_decay = 0.0;  // times the weight, joins the gradient (Rule::couples_decay)
   std::span<std::byte> workspace = {};
+  std::span<const double> totals = {};  // of all phases of Rule::stats
 };
 
 /// What a rule works on. `param` is null for the image of a matrix in a subspace.
@@ -150,6 +151,11 @@ void RuleLoop<T>::tile(const Kernel& kernel, std::int64_t begin, std::int64_t n)
   }
 }
 
+/// Sums over whole tensors that a rule needs before it runs: `stats` doubles in each phase.
+struct RuleStats {
+  int phases = 0, stats = 0;
+};
+
 /// How gradient and moments become a direction. Knows no weight format, codec, subspace or shard.
 class Rule {
  public:
@@ -167,6 +173,14 @@ class Rule {
   virtual bool decays_after() const { return false; }
   /// Whether decay joins the gradient instead of the weight.
   virtual bool couples_decay() const { return false; }
+  /// See Optimizer::stats; the gradient counts times `scale`.
+  virtual RuleStats stat_needs() const { return {}; }
+  virtual void stats(const SliceIn& /*grad*/,
+                     float /*scale*/,
+                     StateViews&,
+                     std::span<const double> /*totals*/,
+                     std::span<double> /*partial*/,
+                     int /*phase*/) const {}
   virtual void run(const RuleStep& step, const RuleSlice& slice, RuleLoop<float>& loop) const = 0;
   virtual void run(const RuleStep& step, const RuleSlice& slice, RuleLoop<double>& loop) const = 0;
 };

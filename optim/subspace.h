@@ -16,9 +16,10 @@ enum class SubspaceKind : std::uint8_t {
   columns,      // some columns
   rows,         // some rows
   coordinates,  // some elements of every chunk
+  eigenbasis,   // all of it, turned into the eigenvectors of its covariances (SOAP)
 };
-constexpr std::array<std::string_view, 7> choices(SubspaceKind) {
-  return {"whole", "svd", "random", "gaussian", "columns", "rows", "coordinates"};
+constexpr std::array<std::string_view, 8> choices(SubspaceKind) {
+  return {"whole", "svd", "random", "gaussian", "columns", "rows", "coordinates", "eigenbasis"};
 }
 inline bool has_rank(SubspaceKind kind) {
   return kind == SubspaceKind::svd || kind == SubspaceKind::random ||
@@ -43,9 +44,10 @@ enum class BasisMethod : std::uint8_t { randomised, exact };
 constexpr std::array<std::string_view, 2> choices(BasisMethod) {
   return {"randomised", "exact"};
 }
-enum class BasisFormat : std::uint8_t { f32, bf16 };
-constexpr std::array<std::string_view, 2> choices(BasisFormat) {
-  return {"f32", "bf16"};
+/// int4: asymmetric codes of groups of 256, two a byte.
+enum class BasisFormat : std::uint8_t { f32, bf16, int4 };
+constexpr std::array<std::string_view, 3> choices(BasisFormat) {
+  return {"f32", "bf16", "int4"};
 }
 /// The part of the gradient that Fira calls its residual: outside of the subspace, or, as its code
 /// has it, less `scale` times what is inside.
@@ -79,15 +81,49 @@ struct RankParts {
   double scale = 1.0;
   BasisMethod basis = BasisMethod::randomised;
   BasisFormat basis_dtype = BasisFormat::f32;
+  bool natural = false, lazy = false;
   void fields(auto&& f) {
     f("rank", rank, "dimensions of the subspace; 0: a quarter of the matrix's short side");
     f("scale", scale, "of directions out of the subspace; channel and tensor take its root");
     f("basis", basis, "singular vectors: randomised or exact");
-    f("basis_dtype", basis_dtype, "kept basis: f32 or bf16");
+    f("basis_dtype", basis_dtype, "kept basis: f32, bf16 or int4");
+    f("lazy", lazy, "refreshes grow rarer while the first direction stays what it was");
+    f("natural", natural, "moments see the natural gradient of the projected ones");
   }
   void validate() const {
     require(rank >= 0, "rank", "a value of at least 0", static_cast<double>(rank));
     require(scale > 0, "scale", "a value above 0", scale);
+  }
+};
+/// Of lazy refreshes (Q-GaLore).
+struct LazyParts {
+  double lazy_similarity = 0.4;
+  void fields(auto&& f) {
+    f("lazy_similarity",
+      lazy_similarity,
+      "mean cosine of the last five first directions from which the gap doubles");
+  }
+  void validate() const {
+    require(
+        lazy_similarity >= 0 && lazy_similarity <= 1, "lazy_similarity", "0 to 1", lazy_similarity);
+  }
+};
+/// Of natural gradients.
+struct NaturalParts {
+  double fisher_damping = 1e-3;
+  std::int64_t fisher_window = 20;
+  void fields(auto&& f) {
+    f("fisher_damping",
+      fisher_damping,
+      "added to the sum of outer products of projected gradients");
+    f("fisher_window", fisher_window, "projected gradients that are kept, since the refresh");
+  }
+  void validate() const {
+    require(fisher_damping > 0, "fisher_damping", "a value above 0", fisher_damping);
+    require(fisher_window >= 1 && fisher_window <= 256,
+            "fisher_window",
+            "1 to 256",
+            static_cast<double>(fisher_window));
   }
 };
 /// Of the subspaces that are a choice of elements.

@@ -1,5 +1,6 @@
 // Which class updates matrices, and which settings it takes.
 #include "core/error.h"
+#include "optim/eigenbasis_update.h"
 #include "optim/low_rank_update.h"
 #include "optim/orthogonal.h"
 #include "optim/selection_update.h"
@@ -13,6 +14,10 @@ std::unique_ptr<MatrixUpdate> make_matrix_update(SubspaceKind subspace,
   if (orthogonal) {
     return std::make_unique<OrthogonalUpdate>(
         read_part<OrthogonalUpdate::Config>(method, settings));
+  }
+  if (subspace == SubspaceKind::eigenbasis) {
+    return std::make_unique<EigenbasisUpdate>(
+        read_part<EigenbasisUpdate::Config>(method, settings));
   }
   if (has_rank(subspace)) {
     return std::make_unique<LowRankUpdate>(subspace, method, settings);
@@ -29,6 +34,9 @@ std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
   if (orthogonal) {
     return list_settings<OrthogonalUpdate::Config>();
   }
+  if (subspace == SubspaceKind::eigenbasis) {
+    return list_settings<EigenbasisUpdate::Config>();
+  }
   std::vector<SettingInfo> known;
   if (subspace == SubspaceKind::whole) {
     return known;
@@ -38,6 +46,12 @@ std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
   };
   add(list_settings<SubspaceParts>());
   add(has_rank(subspace) ? list_settings<RankParts>() : list_settings<DensityParts>());
+  if (has_rank(subspace) && read_part<RankParts>("optim", settings).natural) {
+    add(list_settings<NaturalParts>());
+  }
+  if (has_rank(subspace) && read_part<RankParts>("optim", settings).lazy) {
+    add(list_settings<LazyParts>());
+  }
   switch (read_part<SubspaceParts>("optim", settings).remainder) {
     case Remainder::discard:
       break;

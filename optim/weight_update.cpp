@@ -244,6 +244,17 @@ void move_weights(const Slice& slice,
   }
 }
 
+void move_block(const Slice& slice,
+                std::int64_t begin,
+                std::int64_t n,
+                const float* direction,
+                const WeightStep& by,
+                const StepInfo& step) {
+  for (std::int64_t at = 0; at < n; at += kTile) {
+    move_weights(slice, begin + at, std::min(kTile, n - at), direction + at, by, step);
+  }
+}
+
 void move_weights(const Slice& slice,
                   std::int64_t begin,
                   std::int64_t n,

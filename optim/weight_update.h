@@ -36,6 +36,13 @@ void move_weights(const Slice& slice,
                   const float* direction,
                   const WeightStep& by,
                   const StepInfo& step);
+/// The same of any number of elements, tile by tile, on the calling thread.
+void move_block(const Slice& slice,
+                std::int64_t begin,
+                std::int64_t n,
+                const float* direction,
+                const WeightStep& by,
+                const StepInfo& step);
 /// The same of a slice whose master is float64 (published traces).
 void move_weights(const Slice& slice,
                   std::int64_t begin,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 DECAY = "weight_decay=0.1"
 
 ADAM = (3e-3, 6e-3, 1.2e-2)
-LION = (4e-4, 8e-4, 1.6e-3)
+LION = (1.5e-4, 2.5e-4, 4e-4)
 SGD = (0.1, 0.3, 1.0)
 LOW_RANK = (7e-3, 1.4e-2, 2.8e-2)
 WIDE = (1e-3, 3e-3, 1e-2)
@@ -28,15 +28,16 @@ class Method(NamedTuple):
         return ["--" + (word if "." in word.split("=")[0] else "optim." + word) for word in every]
 
 
-# SGD couples decay to the gradient, where momentum multiplies it by ten: 0. Muon's AdamW side runs at its own rate.
+# SGD couples decay to the gradient, where momentum multiplies it by ten: 0. Lion's rates are a tenth of AdamW's, its decay
+# ten times as large. Muon's AdamW side runs at its own rate.
 METHODS = (
     Method("adamw", ADAM, None, "beta2=0.95"),
     Method("sgd", SGD, None, "momentum=0.9", decay=False),
-    Method("lion", LION, 3),
+    Method("lion", LION, 3, "beta1=0.95 beta2=0.98 weight_decay=1", decay=False),
     Method("adam_mini", ADAM, 3, "beta2=0.95"),
     Method("muon", (1e-2, 2e-2, 4e-2), 3, "optim.aux.lr_ratio=0.3"),
     Method("adamw8bit", ADAM, 1, "beta2=0.95"),
-    Method("lion8bit", LION),
+    Method("lion8bit", LION, None, "beta1=0.95 beta2=0.98 weight_decay=1", decay=False),
     Method("sgd8bit", SGD, None, "momentum=0.9", decay=False),
     Method("adamw4bit", ADAM, 3, "beta2=0.95"),
     Method("coat_adamw", ADAM, 1, "beta2=0.95"),
@@ -46,8 +47,8 @@ METHODS = (
     Method("apollo", LOW_RANK, 3, "rank=32"),
     Method("apollo_mini", LOW_RANK, 5),
     Method("frugal", ADAM, 3, "density=0.25"),
-    Method("microadam", ADAM, 5, "density=0.01"),
-    Method("microadam_10", ADAM, None, "density=0.1", "microadam"),
+    Method("microadam", (3e-4, 1e-3, 3e-3), 5, "density=0.01"),
+    Method("microadam_10", (3e-4, 1e-3, 3e-3), None, "density=0.1", "microadam"),
     Method("adamw_bf16_sr", ADAM, 1, "beta2=0.95 train.dtype=bf16 train.weights=stochastic", "adamw"),
     Method("adamw_bf16_kahan", ADAM, 1, "beta2=0.95 train.dtype=bf16 train.weights=kahan", "adamw"),
     Method("adamw_int8_sr", ADAM, None, "beta2=0.95 train.weights=int8", "adamw"),
@@ -65,9 +66,9 @@ MACBOOK_METHODS = (
     Method("adamw", (1e-3,), None, "beta2=0.99"),
     Method("adamw8bit", (1e-3,), None, "beta2=0.99"),
     Method("coat_adamw", (1e-3,), None, "beta2=0.99"),
-    Method("microadam", ADAM, None, "density=0.01"),
-    Method("apollo", LOW_RANK, None, "rank=32"),
-    Method("galore8bit", LOW_RANK, None, "rank=32"),
+    Method("microadam", (1e-3,), None, "density=0.01"),
+    Method("apollo", (1.4e-2,), None, "rank=32"),
+    Method("galore8bit", (1.4e-2,), None, "rank=32"),
 )
 
 

@@ -60,7 +60,7 @@ def notes(bench, methods):
     yield (f"{bench.suite.title}; {args.steps} steps, warm-up {bench.warmup}, cosine to a tenth, clip 1. Loss: nats "
            f"per token over the last tenth of {args.data.name} after the last step, of seeds 1 to {args.seeds}; seed 1 "
            "chooses the learning rate.")
-    undecayed = [method.name for method in methods if not method.decay]
+    undecayed = [method.name for method in methods if not method.decay and "weight_decay" not in method.settings]
     yield f"Weight decay {DECAY.split('=')[1]}" + (f", none for {', '.join(undecayed)}." if undecayed else ".")
     if bench.suite.note:
         yield bench.suite.note

@@ -173,7 +173,7 @@ class Convergence(unittest.TestCase):
         rows = self.rows(self.convergence(only="adamw,adamw_bf16_kahan,adamw_bf16_sr"))
         self.assertEqual(len(self.ran()), 15)
         self.assertEqual([rows[name]["mean"] for name in rows], ["2.0000", "3.0000", "3.0000"])
-        self.assertIn("train.weights=bf16_kahan", rows["adamw_bf16_kahan"]["settings"])
+        self.assertIn("train.weights=kahan", rows["adamw_bf16_kahan"]["settings"])
 
     def test_other_sources_run_again_and_the_old_results_stay(self):
         old = self.convergence("--seeds", "1").stdout
