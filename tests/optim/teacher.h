@@ -108,6 +108,7 @@ inline twins::Vec terms_of(const twins::Vec& old, const twins::Vec& g, double ga
 
 inline constexpr double kNear = 4;      // ulps of f32
 inline constexpr double kClose = 1e-6;  // of values
+inline constexpr double kTie = 1e-3;    // ulps; what float64 itself may not tell from none
 
 /// What the kernel did in one step beside what its twin says. Choices may differ where the twin's
 /// value lies within kNear ulps of the place where they flip; they are counted.
@@ -115,8 +116,9 @@ class Judge {
  public:
   std::int64_t elements = 0;  // that were coded or decided
   std::int64_t flips = 0;
-  double weights = 0;  // largest error over the largest of |w|, |w before| and lr
-  double state = 0;    // largest error of f32 state, over the largest summand behind it
+  std::int64_t ties = 0;  // where the exact value lies on the boundary itself
+  double weights = 0;     // largest error over the largest of |w|, |w before| and lr
+  double state = 0;       // largest error of f32 state, over the largest summand behind it
 
   void compare_weights(const twins::Vec& got,
                        const twins::Vec& want,
@@ -145,7 +147,7 @@ class Judge {
   void compare_choice(double got, double want, double other, double margin, const char* what) {
     ++elements;
     if (got != want) {
-      ++flips;
+      ++(margin < kTie ? ties : flips);
       ASSERT_LE(margin, kNear) << what << ": " << got << ", the twin chose " << want;
       ASSERT_EQ(got, other) << what << ": no neighbour of " << want;
     }
@@ -186,13 +188,14 @@ class Judge {
   }
   void report(const std::string& name) const {
     if (std::getenv("STRATA_TEST_REPORT") != nullptr) {
-      std::printf("%-44s weights %.1e state %.1e flips %ld of %ld (%.1e)\n",
+      std::printf("%-44s weights %.1e state %.1e flips %ld of %ld (%.1e), ties %ld\n",
                   name.c_str(),
                   weights,
                   state,
                   static_cast<long>(flips),
                   static_cast<long>(elements),
-                  elements == 0 ? 0. : static_cast<double>(flips) / static_cast<double>(elements));
+                  elements == 0 ? 0. : static_cast<double>(flips) / static_cast<double>(elements),
+                  static_cast<long>(ties));
     }
   }
 

@@ -257,11 +257,16 @@ inline ErrorBlock quantise_error(std::span<const double> x,
                                  std::span<const double> terms = {},
                                  std::span<const double> shift = {}) {
   const auto term = [&](std::size_t i) { return terms.empty() ? 0.0 : terms[i]; };
-  const auto least = std::min_element(x.begin(), x.end());
-  const auto most = std::max_element(x.begin(), x.end());
+  const double least = *std::min_element(x.begin(), x.end());
+  const double most = *std::max_element(x.begin(), x.end());
+  double low_term = 0, high_term = 0;  // of equal ones, that of the least certain
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    low_term = x[i] == least ? std::max(low_term, term(i)) : low_term;
+    high_term = x[i] == most ? std::max(high_term, term(i)) : high_term;
+  }
   ErrorBlock out;
-  out.low = round_bf16_directed(*least, -1, term(static_cast<std::size_t>(least - x.begin())));
-  out.high = round_bf16_directed(*most, +1, term(static_cast<std::size_t>(most - x.begin())));
+  out.low = round_bf16_directed(least, -1, low_term);
+  out.high = round_bf16_directed(most, +1, high_term);
   const double low = range ? range->first : out.low.value;
   const double unit = ((range ? range->second : out.high.value) - low) / 15;
   for (std::size_t i = 0; i < x.size(); ++i) {

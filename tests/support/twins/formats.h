@@ -54,11 +54,12 @@ inline Rounded round_bf16(double x, double term = 0) {
   return {value, other, margin};
 }
 
-/// Toward -inf; `toward` = +1: toward +inf. Zero is exact in every arithmetic.
+/// Toward -inf; `toward` = +1: toward +inf. Zero is exact in every arithmetic, but where it is the
+/// difference of equal terms.
 inline Rounded round_bf16_directed(double x, int toward, double term = 0) {
   const double q = bf16_ulp(x), n = x / q, below = std::floor(n), above = std::ceil(n);
   const double edge = std::min(n - below, below + 1 - n) * q;
-  const double margin = x == 0 ? kFar : edge / f32_ulp(std::max(std::abs(x), term));
+  const double margin = x == 0 && term == 0 ? kFar : edge / f32_ulp(std::max(std::abs(x), term));
   return toward < 0 ? Rounded{below * q, above * q, margin} : Rounded{above * q, below * q, margin};
 }
 

@@ -56,7 +56,7 @@ inline Vec decode_error(const MicroAdamState& state,
 
 /// Gradient to window row and next error. Margins in f32 ulps.
 struct MicroAdamIntake {
-  Vec sum, terms;  // g + error, and the larger summand of each
+  Vec sum, terms;  // g + error, and the largest summand of each
   TopK chosen;     // the twin's own choice, whatever was given
   Vec values, value_margin;
   Bytes error_codes;
@@ -79,7 +79,10 @@ inline MicroAdamIntake microadam_intake(const MicroAdamState& state,
   MicroAdamIntake out{
       decode_error(state, g.size(), s), Vec(g.size()), {}, {}, {}, {}, {}, {}, {}, {}};
   for (std::size_t i = 0; i < g.size(); ++i) {
-    out.terms[i] = std::max(std::abs(out.sum[i]), std::abs(g[i]));
+    // A decoded error is a sum itself, which may cancel.
+    const bool coded = s.error == MicroAdamSettings::Stored::coded;
+    const double low = coded ? std::abs(state.error_range[2 * (i / s.quant_block)]) : 0;
+    out.terms[i] = std::max({std::abs(out.sum[i]), std::abs(g[i]), low});
     out.sum[i] += g[i];
   }
   out.chosen = top_k(out.sum, s.block, s.density, out.terms);
