@@ -48,7 +48,7 @@ class MicroAdam final : public Optimizer {
           window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
       require(density > 0 && density <= 1,
               "density",
-              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
+              density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1, such as 0.01",
               density);
       require(beta1 >= 0 && beta1 < 1, "beta1", "0 <= beta1 < 1", beta1);
       require(beta2 >= 0 && beta2 < 1, "beta2", "0 <= beta2 < 1", beta2);

@@ -45,7 +45,7 @@ struct WindowConfig {
     require(window >= 1 && window <= kMaxWindow, "window", "1 to 64", static_cast<double>(window));
     require(density > 0 && density <= 1,
             "density",
-            density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1",
+            density > 1 ? "0 < density <= 1; the nearest is 1" : "0 < density <= 1, such as 0.01",
             density);
     require(weight_decay >= 0, "weight_decay", "a value of at least 0", weight_decay);
   }

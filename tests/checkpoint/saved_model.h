@@ -82,8 +82,16 @@ class RankState {
           f.field.name == "weight" ? PackClass::weights : PackClass::state, f.block, -1};
       const std::int64_t values = field_numel(f.field, f.shape, begin, end);
       std::int64_t& used = pack_bytes_[pack];
-      dict.push_back(
-          {f.tensor, f.field.name, f.field.dtype, f.shape, begin, end, values, pack, used});
+      dict.push_back({f.tensor,
+                      f.field.name,
+                      f.field.dtype,
+                      f.shape,
+                      begin,
+                      end,
+                      values,
+                      field_numel(f.field, f.shape, 0, begin),
+                      pack,
+                      used});
       used = (used + dict.back().size_bytes() + 63) / 64 * 64;
       entries_.push_back({&f, field_numel(f.field, f.shape, 0, begin)});
     }
