@@ -297,7 +297,8 @@ struct Affine {
   STRATA_HD int encode(float x) const { return clamp(std::rint(x / scale) + zero); }
   /// `u` uniform in [0, 1): up with the probability of the fraction.
   STRATA_HD int encode(float x, float u) const {
-    const float exact = x / scale, below = std::floor(exact);
+    const float exact = x / scale, whole = static_cast<float>(static_cast<std::int32_t>(exact));
+    const float below = whole > exact ? whole - 1.f : whole;
     return clamp(below + (u < exact - below ? 1.f : 0.f) + zero);
   }
 };

@@ -37,7 +37,9 @@ struct RuleSlice {
 /// A kernel is `T operator()(T g, T w, T& first, T& second) const`: gradient, weight and moments
 /// in, direction out, so that w <- w - size * direction; in + - * / sqrt and fma_ only, so that
 /// bytes agree over threads, instruction sets and devices. Where it uses them it says so: kMoments
-/// = 1 or 2, kReadsWeight, kSharedSecond (a second moment that it only reads).
+/// = 1 or 2, kReadsWeight, kSharedSecond (a second moment that it only reads). One whose call is a
+/// template, `F operator()(const F& g, const F& w, F& first, F& second) const`, in select() and
+/// sqrt_() of core/lane.h besides, runs on 16 lanes while coded moments are decoded.
 template <class T>
 class RuleLoop {
  public:

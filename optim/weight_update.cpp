@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/cpu/lanes.h"
 #include "core/error.h"
 #include "core/math.h"
 #include "core/quant.h"
@@ -100,8 +101,12 @@ quant::Affine affine_of(const Group& group) {
 }
 
 quant::Affine fit(const float* values, std::int64_t n) {
-  const auto [least, most] = std::minmax_element(values, values + n);
-  return quant::Affine::of(*least, *most, 8);
+  float low = 0.f, high = 0.f;  // the range holds 0 anyway
+  cpu::simd([&] {
+    low = -cpu::lane_max(n, 0.f, [&](std::int64_t i) { return -values[i]; });
+    high = cpu::lane_max(n, 0.f, [&](std::int64_t i) { return values[i]; });
+  });
+  return quant::Affine::of(low, high, 8);
 }
 
 void write_working(const Slice& slice, std::int64_t begin, const Group& group) {
@@ -125,14 +130,17 @@ void move_group(const Slice& slice,
                 const std::uint16_t* noise) {
   std::array<float, kWeightGroup> w;
   const quant::Affine before = affine_of(group);
-  bool moved = false;
-  for (std::int64_t i = 0; i < group.n; ++i) {
-    const float old = before.decode(group.codes[i]);
-    const float now = move(old, direction[i]);
-    moved = moved || now != old;
-    w[static_cast<std::size_t>(i)] = now;
-  }
-  if (!moved) {
+  std::uint32_t moved = 0;
+  cpu::simd([&] {
+    const Move<float> by = move;
+    for (std::int64_t i = 0; i < group.n; ++i) {
+      const float old = before.decode(group.codes[i]);
+      const float now = by(old, direction[i]);
+      moved |= now != old ? 1u : 0u;
+      w[static_cast<std::size_t>(i)] = now;
+    }
+  });
+  if (moved == 0) {
     return;  // a fresh scale alone would change the weights
   }
   const quant::Affine after = fit(w.data(), group.n);
