@@ -12,12 +12,8 @@ namespace strata::models {
 /// Declares the parameters of a model's blocks in order; ids count over the whole model.
 class ParamDeclarer {
  public:
-  void add(BlockSpec& block,
-           std::string name,
-           Role role,
-           Shape shape,
-           Init init,
-           int output_axis = 0) {
+  void add(
+      BlockSpec& block, std::string name, Role role, Shape shape, Init init, int output_axis = 0) {
     block.params.push_back({{next_id_++, std::move(name), role, shape, output_axis}, init});
   }
 

@@ -108,10 +108,7 @@ std::int64_t find_candidates(const float* values,
 }
 
 /// Whether there were few enough candidates to choose from.
-bool choose_by_strides(std::int16_t* indices,
-                       const float* values,
-                       std::int64_t n,
-                       std::int64_t k) {
+bool choose_by_strides(std::int16_t* indices, const float* values, std::int64_t n, std::int64_t k) {
   std::int32_t places[kMostCandidates], sizes[kMostCandidates];
   const std::int64_t found = find_candidates(values, n, k, places, sizes);
   if (found == 0) {
