@@ -68,7 +68,8 @@ BlockProgram::BlockProgram(const Block& block,
                            std::int64_t C,
                            DType dtype,
                            Use use,
-                           Keep keep)
+                           Keep keep,
+                           Gradients wanted)
     : graph_(B, T, dtype), use_(use) {
   input_ = graph_.add_input({B, T, C});
   std::vector<Value> params;
@@ -88,6 +89,7 @@ BlockProgram::BlockProgram(const Block& block,
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     require_columns_cover(graph_, {id});
   }
+  choose_gradients(block.spec().params.size(), wanted);
   output_bytes_ = ends_in_loss_ ? 0 : value_bytes(graph_.info(output_));
   values_.resize(graph_.values().size());
   choose_kept(keep);
@@ -357,7 +359,9 @@ void BlockProgram::backward(const Bytes& bytes, const RunContext& run) const {
     for (const int again : redo_before_[n]) {
       redo(graph_.nodes()[static_cast<std::size_t>(again)], bytes, run);
     }
-    run_node_backward(n, bytes, run);
+    if (passes_gradient(graph_.nodes()[n])) {
+      run_node_backward(n, bytes, run);
+    }
   }
 }
 

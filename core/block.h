@@ -52,13 +52,31 @@ class BlockProgram {
     products,  // of these, what no node can redo; the rest is made again in workspace, each value
                // right before the node whose backward reads it first
   };
+  /// What backward computes gradients of. Without any there is no backward, and nothing is saved
+  /// for one.
+  struct Gradients {
+    bool params = true;    // its own
+    bool borrowed = true;  // parameters
+    bool input = true;
+    friend auto operator<=>(const Gradients&, const Gradients&) = default;
+  };
   BlockProgram(const Block& block,
                std::int64_t B,
                std::int64_t T,
                std::int64_t C,
                DType dtype,
                Use use,
-               Keep keep = Keep::all);
+               Keep keep,
+               Gradients wanted);
+  /// All gradients.
+  BlockProgram(const Block& block,
+               std::int64_t B,
+               std::int64_t T,
+               std::int64_t C,
+               DType dtype,
+               Use use,
+               Keep keep = Keep::all)
+      : BlockProgram(block, B, T, C, dtype, use, keep, Gradients()) {}
 
   const Graph& graph() const { return graph_; }
   std::int64_t saved_bytes() const { return saved_bytes_; }  // saved pack of one micro-batch
@@ -98,6 +116,10 @@ class BlockProgram {
   };
   /// Where backward finds a value.
   enum class Hold : std::uint8_t { nowhere, saved, redone };
+  void choose_gradients(std::size_t own_params, Gradients wanted);
+  bool wants_gradient(Value v) const;
+  /// Whether some operand of the node wants its gradient.
+  bool passes_gradient(const Node& node) const;
   bool read_by_backward(const Node& node, Value v) const;
   bool read_by_redo(const Node& node, Value v) const;
   void choose_kept(Keep keep);

@@ -37,8 +37,42 @@ bool gives(const Node& node, Value v) {
 
 }  // namespace
 
+/// A result wants its gradient where an operand behind it does.
+void BlockProgram::choose_gradients(std::size_t own_params, Gradients wanted) {
+  for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
+    ValueInfo& info = graph_.info({id});
+    if (info.kind == ValueKind::param) {
+      info.wants_grad = info.param < static_cast<int>(own_params) ? wanted.params : wanted.borrowed;
+    } else if (info.kind == ValueKind::input) {
+      info.wants_grad = wanted.input;
+    }
+  }
+  for (const Node& node : graph_.nodes()) {
+    const bool passes = passes_gradient(node);
+    for (const Value v : node.out) {
+      graph_.info(v).wants_grad = graph_.info(v).wants_grad && passes;
+    }
+  }
+}
+
+bool BlockProgram::wants_gradient(Value v) const {
+  const ValueInfo& info = graph_.info(v);
+  return info.kind == ValueKind::columns ? graph_.info(info.of).wants_grad : info.wants_grad;
+}
+
+bool BlockProgram::passes_gradient(const Node& node) const {
+  return std::any_of(node.in.begin(), node.in.end(), [&](Value v) { return wants_gradient(v); });
+}
+
 bool BlockProgram::read_by_backward(const Node& node, Value v) const {
-  return names(graph_, node.in, node.keeps_in, v) || names(graph_, node.out, node.keeps_out, v);
+  if (!passes_gradient(node)) {
+    return false;
+  }
+  const bool to_params = std::any_of(node.in.begin(), node.in.end(), [&](Value in) {
+    return graph_.info(in).kind == ValueKind::param && wants_gradient(in);
+  });
+  const std::uint32_t kept = node.keeps_in & ~(to_params ? 0u : node.keeps_for_params);
+  return names(graph_, node.in, kept, v) || names(graph_, node.out, node.keeps_out, v);
 }
 
 bool BlockProgram::read_by_redo(const Node& node, Value v) const {

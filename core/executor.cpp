@@ -54,6 +54,9 @@ void Executor::begin(StepScalars& scalars) const {
   const auto micro_batches = program_.last_micro_batch - program_.first_micro_batch;
   scalars.loss_sums.assign(static_cast<std::size_t>(micro_batches), 0.0);
   scalars.partials.resize(static_cast<std::size_t>(program_.blocks));
+  for (const int block : program_.frozen) {
+    scalars.partials[static_cast<std::size_t>(block)].clear();
+  }
   scalars.non_finite = false;
   scalars.outcome = Outcome::clip_is_one;
   scalars.inputs.info.grad_scale = 1.f;

@@ -14,7 +14,9 @@ std::string_view to_string(PackClass cls) {
                                         "boundary",
                                         "boundary_grad",
                                         "saved",
-                                        "workspace"};
+                                        "workspace",
+                                        "turn_state",
+                                        "turn_state_next"};
   return names[static_cast<std::size_t>(cls)];
 }
 

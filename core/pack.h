@@ -25,6 +25,8 @@ enum class PackClass : std::uint8_t {
   boundary_grad,  // gradient of that input
   saved,          // activation slots of a block for one micro-batch
   workspace,      // scratch of the instruction that runs; the last block has one of its own
+  turn_state,     // state of a block that begins and ends with its turn to train
+  turn_state_next,
 };
 std::string_view to_string(PackClass cls);
 

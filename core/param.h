@@ -123,12 +123,24 @@ class StateViews {
   std::vector<Named> fields_;
 };
 
+/// Whether a parameter trains in a period of a run, where parameters take turns.
+enum class Turn : std::uint8_t {
+  always,   // in every period; its state lasts
+  taken,    // in this one; its state begins and ends with it
+  waiting,  // its weights move without state
+  frozen,   // not at all: no gradient, no state, no update
+};
+
 /// What is known of the step that an update belongs to.
 struct StepInfo {
   std::int64_t step = 0;  // from 1
   std::uint64_t seed = 0;
   double lr = 0.0;
   float grad_scale = 1.f;  // clip coefficient
+  Turn turn = Turn::always;   // of the parameter
+  std::int64_t turn_step = 0;  // steps of its turn so far, this one included
+  /// The age of the parameter's state: t of bias corrections.
+  std::int64_t t() const { return turn == Turn::taken ? turn_step : step; }
 };
 
 }  // namespace strata

@@ -30,6 +30,7 @@ enum class RandomUse : std::uint32_t {
   rounding,        // of weights
   state_rounding,  // of optimizer state
   subspace,
+  turns,  // of blocks or tensors: a = round or period
   generation,
   grammar
 };

@@ -91,11 +91,6 @@ struct Table {
       }
     }
   }
-  bool borrows(int block) const {
-    return std::any_of(program.borrows.begin(), program.borrows.end(), [&](const Borrow& b) {
-      return b.borrower == block;
-    });
-  }
   void add_to_grads(const Instruction& i) {
     const auto contribute = [&](PackKey k) {
       e.adds_to.push_back(k);
@@ -103,15 +98,20 @@ struct Table {
         e.creates.push_back(k);
       }
     };
-    contribute({PackClass::grads, i.block, i.sum});
-    if (borrows(i.block)) {
+    if (!is_frozen(program, i.block)) {
+      contribute({PackClass::grads, i.block, i.sum});
+    }
+    if (lends_gradient(program, i.block)) {
       contribute({PackClass::borrowed_grads, i.block, i.sum});
     }
   }
+  bool makes_input_grad(int block) const { return block > lowest_trained(program); }
   /// The partial sum `from` of the block is added to `to` and dies.
   void join_sums(int block, int to, int from) {
     for (const PackClass cls : {PackClass::grads, PackClass::borrowed_grads}) {
-      if (cls == PackClass::grads || borrows(block)) {
+      const bool has =
+          cls == PackClass::grads ? !is_frozen(program, block) : lends_gradient(program, block);
+      if (has) {
         e.writes.push_back({cls, block, to});
         e.reads.push_back({cls, block, from});
         e.ends.push_back({cls, block, from});
@@ -135,7 +135,8 @@ void forward_effects(Table& t, const Instruction& i) {
   if (i.block > 0) {
     t.e.reads.push_back({boundary, i.block, i.micro_batch});
   }
-  if (train) {
+  const bool backward = train && i.block >= lowest_trained(t.program);
+  if (backward) {
     t.e.creates.push_back({saved, i.block, i.micro_batch});
   }
   if (!last) {
@@ -144,12 +145,14 @@ void forward_effects(Table& t, const Instruction& i) {
   if (last && t.program.kind == ProgramKind::inference) {
     t.e.writes.push_back({boundary, t.program.blocks, i.micro_batch});
   }
-  if (i.block > 0 && (last || !train)) {
+  if (i.block > 0 && (last || !backward)) {
     t.e.ends.push_back({boundary, i.block, i.micro_batch});
   }
   if (last && train) {  // the loss: forward and backward at once
     t.add_to_grads(i);
-    t.e.creates.push_back({boundary_grad, i.block, i.micro_batch});
+    if (t.makes_input_grad(i.block)) {
+      t.e.creates.push_back({boundary_grad, i.block, i.micro_batch});
+    }
     t.e.ends.push_back({saved, i.block, i.micro_batch});
   }
 }
@@ -167,6 +170,8 @@ void backward_effects(Table& t, const Instruction& i) {
   if (i.block > 0) {
     t.e.reads.push_back({boundary, i.block, i.micro_batch});
     t.e.ends.push_back({boundary, i.block, i.micro_batch});
+  }
+  if (t.makes_input_grad(i.block)) {
     t.e.creates.push_back({boundary_grad, i.block, i.micro_batch});
   }
 }
@@ -175,9 +180,11 @@ void backward_effects(Table& t, const Instruction& i) {
 /// each has a sum of its own, so that neither depends on who computed what.
 void reduce_effects(Table& t, const Instruction& i) {
   using enum PackClass;
-  t.e.writes = {{grads, i.block}};
+  if (!is_frozen(t.program, i.block)) {
+    t.e.writes.push_back({grads, i.block});
+  }
   if (t.program.summation == Summation::elastic) {
-    if (t.borrows(i.block)) {
+    if (lends_gradient(t.program, i.block)) {
       t.e.writes.push_back({borrowed_grads, i.block});
     }
     for (const int sum : sum_names(t.program)) {
@@ -187,7 +194,7 @@ void reduce_effects(Table& t, const Instruction& i) {
     }
   }
   for (const Borrow& b : t.program.borrows) {
-    if (b.owner == i.block) {
+    if (b.owner == i.block && !is_frozen(t.program, b.owner)) {
       t.e.reads.push_back({borrowed_grads, b.borrower});
       t.e.ends.push_back({borrowed_grads, b.borrower});
     }
@@ -207,6 +214,22 @@ void update_effects(Table& t, const Instruction& i, bool decided) {
   }
   changed.push_back({decided ? weights : weights_next, i.block});
   changed.push_back({decided ? state : state_next, i.block});
+  if (has_turn(t.program, i.block)) {
+    if (!decided) {
+      t.e.reads.push_back({turn_state, i.block});
+    }
+    changed.push_back({decided ? turn_state : turn_state_next, i.block});
+  }
+}
+
+/// The next generation of a block, or, `current`, the one that it replaces.
+void add_generation(const Table& t, int block, bool current, std::vector<PackKey>& to) {
+  using enum PackClass;
+  to.push_back({current ? weights : weights_next, block});
+  to.push_back({current ? state : state_next, block});
+  if (has_turn(t.program, block)) {
+    to.push_back({current ? turn_state : turn_state_next, block});
+  }
 }
 
 }  // namespace
@@ -219,6 +242,20 @@ std::ostream& operator<<(std::ostream& out, const Program& program) {
     out << '\n';
   }
   return out;
+}
+
+bool lends_gradient(const Program& program, int block) {
+  return std::any_of(program.borrows.begin(), program.borrows.end(), [&](const Borrow& b) {
+    return b.borrower == block && !is_frozen(program, b.owner);
+  });
+}
+
+int lowest_trained(const Program& program) {
+  int lowest = 0;
+  while (lowest < program.blocks - 1 && is_frozen(program, lowest)) {
+    ++lowest;
+  }
+  return lowest;
 }
 
 std::vector<int> sum_names(const Program& program) {
@@ -296,14 +333,14 @@ Effects effects(const Program& program, const Instruction& i, bool decided) {
       update_effects(t, i, decided);
       break;
     case Op::commit:
-      t.e.writes = {{weights, i.block}, {state, i.block}};
-      t.e.ends = {{weights_next, i.block}, {state_next, i.block}};
+      add_generation(t, i.block, true, t.e.writes);
+      add_generation(t, i.block, false, t.e.ends);
       break;
     case Op::discard:
-      t.e.ends = {{weights_next, i.block}, {state_next, i.block}};
+      add_generation(t, i.block, false, t.e.ends);
       break;
     case Op::snapshot:
-      t.e.reads = {{weights, i.block}, {state, i.block}};
+      add_generation(t, i.block, true, t.e.reads);
       break;
   }
   return t.e;

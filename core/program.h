@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <iosfwd>
 #include <optional>
@@ -94,9 +95,21 @@ struct Program {
   int micro_batches = 0;      // of the step, all ranks together
   Summation summation = Summation::run;
   std::vector<Borrow> borrows;
+  std::vector<int> frozen;         // blocks that do not train, ascending: no gradient, no update
+  std::vector<int> in_turn;        // blocks that have a turn_state pack, ascending
   std::vector<PackKey> residents;  // packs in place before the first and after the last instruction
   std::vector<Instruction> step;
 };
+inline bool is_frozen(const Program& program, int block) {
+  return std::binary_search(program.frozen.begin(), program.frozen.end(), block);
+}
+inline bool has_turn(const Program& program, int block) {
+  return std::binary_search(program.in_turn.begin(), program.in_turn.end(), block);
+}
+/// Whether a block adds to the gradient of one that it borrows from.
+bool lends_gradient(const Program& program, int block);
+/// The lowest block that trains: backward ends there, and what is below keeps nothing for it.
+int lowest_trained(const Program& program);
 /// One instruction a line, numbered: what `plan --program` prints.
 std::ostream& operator<<(std::ostream& out, const Program& program);
 

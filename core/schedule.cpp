@@ -22,11 +22,18 @@ class ProgramWriter {
     program_.micro_batches = shape.micro_batches;
     program_.summation = shape.summation;
     program_.borrows = shape.borrows;
+    program_.frozen = shape.frozen;
+    program_.in_turn = shape.in_turn;
+    lowest_ = lowest_trained(program_);
+    STRATA_ASSERT(static_cast<int>(shape.frozen.size()) < shape.blocks);
     for (int b = 0; b < shape.blocks; ++b) {
       program_.residents.push_back({PackClass::weights, b});
       if (kind != ProgramKind::inference) {
         program_.residents.push_back({PackClass::state, b});
       }
+    }
+    for (const int b : kind == ProgramKind::inference ? std::vector<int>{} : shape.in_turn) {
+      program_.residents.push_back({PackClass::turn_state, b});
     }
     program_.residents.push_back({PackClass::workspace});
     if (kind == ProgramKind::inference) {
@@ -36,6 +43,9 @@ class ProgramWriter {
   }
 
   int last() const { return shape_.blocks - 1; }
+  /// Where backward ends.
+  int lowest() const { return lowest_; }
+  bool trains(int block) const { return !is_frozen(program_, block); }
   int first_mb() const { return program_.first_micro_batch; }
   int end_mb() const { return program_.last_micro_batch; }
   bool recomputed(int block) const {
@@ -46,7 +56,8 @@ class ProgramWriter {
 
   void forward(int block, int mb) {
     add(contribution(Op::forward, block, mb));
-    if (program_.kind == ProgramKind::train && block < last() && recomputed(block)) {
+    if (program_.kind == ProgramKind::train && block < last() && block >= lowest() &&
+        recomputed(block)) {
       add({.op = Op::drop, .block = block, .micro_batch = mb, .cls = PackClass::saved});
     }
     if (program_.kind == ProgramKind::train && block == last()) {
@@ -62,6 +73,11 @@ class ProgramWriter {
   }
   /// After the block's last contribution.
   void gradient_complete(int block, UpdateMode update_mode) {
+    const bool summed_apart =
+        shape_.summation == Summation::elastic && lends_gradient(program_, block);
+    if (!trains(block)) {
+      return summed_apart ? add({.op = Op::reduce, .block = block}) : void();
+    }
     add({.op = Op::reduce, .block = block});
     add({.op = Op::norm, .block = block});
     if (update_mode == UpdateMode::speculative) {
@@ -76,7 +92,10 @@ class ProgramWriter {
   }
   void decide_and_apply(UpdateMode update_mode) {
     add({.op = Op::decide});
-    for (int b = 0; b <= last(); ++b) {
+    for (int b = lowest(); b <= last(); ++b) {
+      if (!trains(b)) {
+        continue;
+      }
       if (update_mode == UpdateMode::speculative) {
         add({.op = Op::commit, .block = b, .when = When::clip_is_one});
         add({.op = Op::discard, .block = b, .when = When::not_clip_is_one});
@@ -87,7 +106,9 @@ class ProgramWriter {
       add({.op = Op::drop, .block = b, .cls = PackClass::grads});
     }
     for (int b = 0; shape_.world > 1 && b <= last(); ++b) {
-      add({.op = Op::publish, .block = b, .when = When::applied});
+      if (trains(b)) {
+        add({.op = Op::publish, .block = b, .when = When::applied});
+      }
     }
   }
   Program finish() {
@@ -106,6 +127,9 @@ class ProgramWriter {
             .sum = begins ? name_of_sum(mb) : -1};
   }
   void merge_sums(int block, int mb) {
+    if (!trains(block) && !lends_gradient(program_, block)) {
+      return;
+    }
     const MicroBatchRange mine{first_mb(), end_mb()};
     for (const Merge m : merges_after(mb, shape_.summation, mine, shape_.micro_batches)) {
       add({.op = Op::merge, .block = block, .sum = name_of_sum(m.left), .from = m.right});
@@ -114,6 +138,7 @@ class ProgramWriter {
   int name_of_sum(int first) const { return first == first_mb() ? -1 : first; }
   const StepShape& shape_;
   Program program_;
+  int lowest_ = 0;
 };
 
 }  // namespace
@@ -130,7 +155,7 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
       for (int b = 0; b <= w.last(); ++b) {
         w.forward(b, mb);
       }
-      for (int b = w.last(); b >= 0; --b) {
+      for (int b = w.last(); b >= w.lowest(); --b) {
         if (b < w.last()) {
           w.backward(b, mb);
         }
@@ -139,7 +164,7 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
         }
       }
     }
-    for (int b = w.last(); together && b >= 0; --b) {
+    for (int b = w.last(); together && b >= w.lowest(); --b) {
       w.gradient_complete(b, mode);
     }
   } else {
@@ -149,7 +174,7 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
       }
     }
     w.gradient_complete(w.last(), mode);
-    for (int b = w.last() - 1; b >= 0; --b) {
+    for (int b = w.last() - 1; b >= w.lowest(); --b) {
       for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
         w.backward(b, mb);
       }

@@ -28,6 +28,8 @@ struct StepShape {
   std::vector<Borrow> borrows = {};
   int stat_phases = 0;               // reductions that each update needs first (Optimizer::needs)
   std::vector<int> recomputed = {};  // blocks whose saved activations are dropped and recomputed
+  std::vector<int> frozen = {};      // blocks that do not train now, ascending
+  std::vector<int> in_turn = {};     // blocks with state for their turn alone, ascending
 };
 
 /// Pure functions from shape to order; places and transfers are added by offload/planner.

@@ -187,6 +187,9 @@ class RankCheck {
   }
 
   std::string check_reduce(const Instruction& i) const {
+    if (is_frozen(p_, i.block) && !lends_gradient(p_, i.block)) {
+      return "reduces gradients of a frozen block";
+    }
     if (blocks_[static_cast<std::size_t>(i.block)].reduced) {
       return "reduces twice";
     }
@@ -210,7 +213,7 @@ class RankCheck {
       return "decides twice";
     }
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
-      if (!blocks_[b].normed) {
+      if (!blocks_[b].normed && !is_frozen(p_, static_cast<int>(b))) {
         return "decides before the norm of block " + std::to_string(b);
       }
     }
@@ -315,6 +318,9 @@ class RankCheck {
       return "no `decide`";
     }
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      if (is_frozen(p_, static_cast<int>(b))) {
+        continue;
+      }
       const std::string name = "block " + std::to_string(b);
       if (!all_contributed(static_cast<int>(b))) {
         return name + " misses contributions";

@@ -36,6 +36,8 @@ struct Computation {
   UpdateMode update = UpdateMode::after_norm;
   Summation summation = Summation::run;
   bool sharded_update = true;  // ZeRO-1: each rank keeps state of its shards alone
+  std::int64_t steps = 1;      // of the run: who takes turns in it is planned
+  std::uint64_t seed = 0;      // of the run: keys who has a turn when
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
   offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
@@ -52,7 +54,10 @@ class Blueprint {
   ~Blueprint();
   const Computation& computation() const;
   const offload::Plan& plan() const;
+  /// Of the period entered; where no turns are taken there is one.
   const Program& step_program() const;
+  /// The one of most instructions among all periods.
+  const Program& longest_step_program() const;
   const Program& evaluation_program() const;
   const BlockProgram& block_program(int block) const;  // of training
   OptimizerBytes optimizer_bytes() const;
@@ -80,7 +85,7 @@ class Engine {
   /// Fresh state, weights from `load` (streams every parameter) or, if empty, from (seed, tensor,
   /// element).
   void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
-  /// Every stored field of every tensor.
+  /// Every stored field of every tensor, as of the checkpoint's step.
   void restore(const checkpoint::Reader& reader);
 
   /// One training step, collective. `scalars.inputs` in, with this rank's micro-batches; results
@@ -94,7 +99,9 @@ class Engine {
   /// Runs the snapshot program through the checkpointer.
   void snapshot(Snapshotter& to);
   /// What this rank writes into a checkpoint, in the order of the snapshot program.
+  /// It changes with the period.
   StateDict state_dict() const;
+  std::int64_t period() const;
   const Ledger& ledger() const;
   const Blueprint& blueprint() const;
 

@@ -15,6 +15,7 @@
 #include "offload/resident_store.h"
 #include "optim/registry.h"
 #include "optim/updater.h"
+#include "optim/weight_update.h"
 
 namespace strata::launch {
 namespace {
@@ -25,7 +26,8 @@ constexpr Tier kDevice{TierKind::device, 0};
 constexpr std::int64_t kRows = 4096, kColumns = 1024;
 constexpr std::int64_t kCopyBytes = std::int64_t{256} << 20;  // of each of two arrays
 constexpr PackKey kWeights{PackClass::weights, 0}, kGrads{PackClass::grads, 0},
-    kState{PackClass::state, 0}, kWorkspace{PackClass::workspace};
+    kState{PackClass::state, 0}, kTurnState{PackClass::turn_state, 0},
+    kWorkspace{PackClass::workspace};
 
 Args parse(Words words) {
   using enum CommandOption::Kind;
@@ -73,11 +75,9 @@ BlockSpec matrices(std::int64_t params) {
 std::int64_t least_bytes(const optim::Optimizer& method, const BlockSpec& spec, DType dtype) {
   std::int64_t bytes = 0;
   for (const ParamSpec& param : spec.params) {
-    const std::int64_t numel = param.info.shape.numel();
-    bytes += numel * (4 + 2 * 4 + (dtype == DType::bf16 ? size_bytes(dtype) : 0));
-    for (const StateField& field : method.state_layout(param.info)) {
-      bytes += 2 * size_bytes(field.dtype) * field_numel(field, param.info.shape, 0, numel);
-    }
+    const std::int64_t each = 4 + 2 * 4 + (dtype == DType::bf16 ? size_bytes(dtype) : 0);
+    bytes += param.info.shape.numel() * each +
+             2 * optim::state_bytes(method, param.info, WeightFormat::f32, DType::f32);
   }
   return bytes;
 }
@@ -143,6 +143,7 @@ UpdateBench::UpdateBench(std::shared_ptr<optim::Optimizer> method,
   fill(kWeights, dtype);
   fill(kGrads, DType::f32);
   updater_.init_state(0, packs_[kWeights], packs_[kState]);
+  updater_.init_turn(0, packs_[kWeights], packs_[kTurnState]);
   scalars_.inputs.info = {.step = 0, .seed = 1, .lr = 1e-4, .grad_scale = 0.5f};
 }
 
@@ -152,6 +153,7 @@ offload::Plan UpdateBench::plan() const {
   plan.sizes = {{kWeights, block.weights.size_bytes},
                 {kGrads, block.grads.size_bytes},
                 {kState, block.state_bytes},
+                {kTurnState, block.turn_state_bytes},
                 {kWorkspace, updater_.workspace_bytes()}};
   std::int64_t end = 0;
   for (const auto& [key, size] : plan.sizes) {
@@ -223,8 +225,7 @@ class Beside {
 json measure(UpdateBench& bench, std::int64_t params, std::int64_t repeats) {
   const Copy copy;
   copy.run();
-  constexpr int kWarmUp = 2;
-  for (int i = 0; i < kWarmUp; ++i) {
+  for (int warm_up = 0; warm_up < 2; ++warm_up) {
     bench.norm();
     bench.update();
   }
@@ -289,11 +290,7 @@ int bench_optim(Words words) {
   report["dtype"] = args.text("--dtype");
   report["repeats"] = repeats;
   report["machine"] = machine_json();
-  if (args.flag("--json")) {
-    std::printf("%s\n", report.dump().c_str());
-  } else {
-    print_report(report);
-  }
+  args.flag("--json") ? (void)std::printf("%s\n", report.dump().c_str()) : print_report(report);
   return 0;
 }
 

@@ -229,6 +229,8 @@ Computation computation_of(const Settings& settings,
   c.order = config.train.order.value_or(default_order(c.summation));
   c.sharded_update = config.sharded_update;
   c.update = config.update;
+  c.steps = config.train.steps;
+  c.seed = config.train.seed;
   c.method = config.optim.method;
   for (const auto& [name, value] : config.optim.settings) {
     c.method_settings.push_back({name, value});

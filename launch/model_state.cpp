@@ -1,5 +1,6 @@
 #include "launch/model_state.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,15 @@ ModelState::ModelState(PackStore& store,
     const Lease state = store_.acquire({PackClass::state, block});
     updater_.init_state(block, weights.bytes(), state.bytes());
   }
+  begin_turns();
+}
+
+void ModelState::begin_turns() {
+  for (const int block : updater_.in_turn()) {
+    const Lease weights = store_.acquire({PackClass::weights, block});
+    const Lease turn_state = store_.acquire({PackClass::turn_state, block});
+    updater_.init_turn(block, weights.bytes(), turn_state.bytes());
+  }
 }
 
 void ModelState::start(std::uint64_t seed,
@@ -45,8 +55,11 @@ void ModelState::start(std::uint64_t seed,
 
 /// State by the entries; working weights whole, since a rank has the precise ones of its shards
 /// only.
-void ModelState::restore(const checkpoint::Reader& reader) {
+void ModelState::restore(const checkpoint::Reader& reader, bool new_turns) {
   for (const StateEntry& entry : entries()) {
+    if (new_turns && entry.pack.cls == PackClass::turn_state) {
+      continue;
+    }
     const Lease lease = store_.acquire(entry.pack);
     reader.read(entry.tensor,
                 entry.state,
@@ -54,13 +67,15 @@ void ModelState::restore(const checkpoint::Reader& reader) {
                 lease.bytes().subspan(static_cast<std::size_t>(entry.offset),
                                       static_cast<std::size_t>(entry.size_bytes())));
   }
-  if (format_ == WeightFormat::f32 && !sharded_) {
-    return;  // that was all of them
+  if (format_ != WeightFormat::f32 || sharded_) {  // else that was all of them
+    for_each_piece(specs_, [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
+      read_stored_weights(reader, spec.info.name, begin, piece);
+      write_weights(store_, places_.at(spec.info.name), dtype_, begin, piece);
+    });
   }
-  for_each_piece(specs_, [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
-    read_stored_weights(reader, spec.info.name, begin, piece);
-    write_weights(store_, places_.at(spec.info.name), dtype_, begin, piece);
-  });
+  if (new_turns) {
+    begin_turns();
+  }
 }
 
 StateDict ModelState::entries() const {
@@ -86,7 +101,12 @@ void ModelState::write(const ParamSpec& spec, std::int64_t begin, std::span<cons
   }
   const Lease weights = store_.acquire({PackClass::weights, place.block});
   const Lease state = store_.acquire({PackClass::state, place.block});
-  updater_.start_weights(place.block, spec.info.id, begin, values, weights.bytes(), state.bytes());
+  const std::vector<int> in_turn = updater_.in_turn();
+  const Lease turn_state = std::ranges::binary_search(in_turn, place.block)
+                               ? store_.acquire({PackClass::turn_state, place.block})
+                               : Lease();
+  updater_.start_weights(
+      place.block, spec.info.id, begin, values, weights.bytes(), state.bytes(), turn_state.bytes());
 }
 
 }  // namespace strata::launch

@@ -28,7 +28,10 @@ class ModelState {
              bool sharded);
   /// Weights from `load` (streams every parameter) or, if empty, from (seed, tensor, element).
   void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
-  void restore(const checkpoint::Reader& reader);
+  /// `new_turns`: the state of turns begins anew, whatever is stored.
+  void restore(const checkpoint::Reader& reader, bool new_turns);
+  /// Fresh state of what has a turn now; its packs are resident.
+  void begin_turns();
   /// All that this rank holds, in the order of the snapshot program.
   StateDict entries() const;
 

@@ -20,7 +20,7 @@ OptimizerBytes optimizer_bytes(const optim::OptimizerUpdater& updater,
       roles[param.info.name] = param.info.role;
     }
     for (const StateEntry& entry : updater.block(static_cast<int>(b)).entries) {
-      if (entry.pack.cls != PackClass::state) {
+      if (entry.pack.cls != PackClass::state && entry.pack.cls != PackClass::turn_state) {
         continue;
       }
       if (entry.state == "weight" || entry.state.starts_with("weight.")) {

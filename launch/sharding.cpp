@@ -1,5 +1,7 @@
 #include "launch/sharding.h"
 
+#include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "core/for_each.h"
@@ -32,18 +34,33 @@ std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
                                    WeightFormat format,
                                    DType working,
                                    int world) {
-  std::vector<std::vector<parallel::Cuttable>> blocks;
-  for (const BlockSpec& spec : specs) {
-    auto& block = blocks.emplace_back();
-    for (const ParamSpec& param : spec.params) {
-      const Shape& shape = param.info.shape;
-      block.push_back({param.info.id,
-                       shape.numel(),
-                       cut_of(method.granularity(param.info), shape),
-                       optim::state_bytes(method, param.info, format, working)});
+  using Group = std::vector<parallel::Cuttable>;
+  const std::vector<std::vector<Turn>> turns = method.turns(specs, 0, 0);
+  std::vector<Group> blocks, turning;
+  for (std::size_t b = 0; b < specs.size(); ++b) {
+    Group& lasting = blocks.emplace_back();
+    Group together;
+    for (std::size_t p = 0; p < specs[b].params.size(); ++p) {
+      const ParamInfo& param = specs[b].params[p].info;
+      const parallel::Cuttable tensor{param.id,
+                                      param.shape.numel(),
+                                      cut_of(method.granularity(param), param.shape),
+                                      optim::state_bytes(method, param, format, working)};
+      if (turns[b][p] == Turn::always) {
+        lasting.push_back(tensor);
+      } else if (method.freezes()) {
+        together.push_back(tensor);
+      } else {
+        turning.push_back({tensor});
+      }
     }
+    turning.push_back(std::move(together));
   }
-  return parallel::partition(blocks, world);
+  std::vector<ShardSpec> shards = parallel::partition(blocks, world);
+  for (const Group& group : turning) {  // each level by itself: the others have no state then
+    std::ranges::move(parallel::partition({&group, 1}, world), std::back_inserter(shards));
+  }
+  return shards;
 }
 
 parallel::Together make_together(std::span<const BlockSpec> specs,

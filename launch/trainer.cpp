@@ -61,7 +61,7 @@ class Trainer {
     if (dir != nullptr) {
       dir->create();
     }
-    writer_ = std::make_unique<checkpoint::Writer>(writer_config(), engine_.state_dict(), ranks_);
+    make_writer();
     report_ =
         dir == nullptr ? std::make_unique<Report>() : std::make_unique<Report>(dir_, state_.step);
     trace_ = std::make_unique<Trace>(trace_config(), engine_.ledger(), *report_);
@@ -82,18 +82,14 @@ class Trainer {
   std::map<std::string, std::string> environment() const {
     return numeric_environment(job_.computation.summation, ranks_.size());
   }
-  checkpoint::WriterConfig writer_config() const {
-    return {.root = dir_ / "ckpt",
-            .keep_last = static_cast<int>(config_.checkpoint.keep_last),
-            .queue = {.engine = config_.io_engine}};
-  }
   TraceConfig trace_config() const {
     const std::string name =
         first() ? "trace.json" : fmt::format("trace.rank{}.json", ranks_.rank());
     return {.file = dir_ / name,
             .steps = config_.trace_steps,
-            .spans = trace_spans(config_.trace_steps, engine_.blueprint().step_program())};
+            .spans = trace_spans(config_.trace_steps, engine_.blueprint().longest_step_program())};
   }
+  void make_writer();
   void restore(const std::filesystem::path& checkpoint);
   void load_batches();
   void step();
@@ -116,7 +112,7 @@ class Trainer {
   std::vector<MicroBatch> batches_, evaluation_batches_;
   StepScalars scalars_;
   TrainResult result_;
-  std::int64_t saved_step_ = -1, evaluated_step_ = -1;
+  std::int64_t saved_step_ = -1, evaluated_step_ = -1, written_period_ = 0;
   int skipped_in_a_row_ = 0;
 };
 
@@ -133,6 +129,15 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                  static_cast<long long>(state_.step));
     warn_of_differences(state_, job_.settings, environment());
   }
+}
+
+/// Another period has other entries.
+void Trainer::make_writer() {
+  const checkpoint::WriterConfig config{.root = dir_ / "ckpt",
+                                        .keep_last = static_cast<int>(config_.checkpoint.keep_last),
+                                        .queue = {.engine = config_.io_engine}};
+  writer_ = std::make_unique<checkpoint::Writer>(config, engine_.state_dict(), ranks_);
+  written_period_ = engine_.period();
 }
 
 void Trainer::load_batches() {
@@ -190,10 +195,9 @@ void Trainer::step() {
 void Trainer::evaluate() {
   const auto start = Clock::now();
   const std::int64_t T = job_.computation.T, B = job_.computation.B;
-  std::int64_t windows = data::evaluation_windows(*job_.data.valid, T);
-  if (config_.train.eval_tokens > 0) {
-    windows = std::min(windows, std::max<std::int64_t>(1, config_.train.eval_tokens / T));
-  }
+  const std::int64_t most = config_.train.eval_tokens,
+                     all = data::evaluation_windows(*job_.data.valid, T);
+  const std::int64_t windows = most > 0 ? std::min(all, std::max<std::int64_t>(1, most / T)) : all;
   evaluation_batches_.resize(static_cast<std::size_t>(job_.computation.evaluation_G));
   const Program& program = engine_.blueprint().evaluation_program();
   const auto ours =
@@ -223,6 +227,9 @@ void Trainer::save() {
   if (saved_step_ == state_.step) {
     return;
   }
+  if (written_period_ != engine_.period()) {
+    make_writer();
+  }
   writer_->begin(state_);
   engine_.snapshot(*writer_);
   result_.checkpoint = writer_->commit();
@@ -248,9 +255,9 @@ void Trainer::stop_at_nonfinite() {
 }
 
 TrainResult Trainer::run() {
-  while (state_.step < config_.train.steps) {
+  while (!result_.interrupted && state_.step < config_.train.steps) {
     step();
-    const bool stop = scalars_.stop_requested;
+    const bool stop = result_.interrupted = scalars_.stop_requested;
     if (scalars_.outcome == Outcome::skip &&
         (config_.train.on_nonfinite == OnNonfinite::stop || skipped_in_a_row_ == kHopeless)) {
       stop_at_nonfinite();
@@ -264,20 +271,16 @@ TrainResult Trainer::run() {
     if (stop || due(config_.checkpoint.every)) {
       save();
     }
-    if (stop) {
-      result_.interrupted = true;
-      break;
-    }
   }
   if (!result_.interrupted && job_.data.valid && evaluated_step_ != state_.step) {
     evaluate();
   }
   save();
   result_.step = state_.step;
-  result_.planned_bytes = engine_.blueprint().plan().tiers.at(kDevice).peak_bytes;
+  const offload::TierPlan& planned = engine_.blueprint().plan().tiers.at(kDevice);
+  result_.planned_bytes = planned.peak_bytes;
   result_.ledger_peak_bytes = engine_.ledger().peak(kDevice);
-  result_.different_peaks =
-      different_peaks(engine_.blueprint().plan().tiers.at(kDevice), engine_.ledger());
+  result_.different_peaks = different_peaks(planned, engine_.ledger());
   result_.resident_peak_bytes = resident_set().peak_bytes;
   result_.model_bytes = gather_model_bytes(ranks_, engine_.ledger());
   return result_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "core/error.h"
@@ -41,14 +42,18 @@ struct GraphRunner::Impl {
   /// What a block's parameters need, computed once.
   struct Stage {
     const BlockProgram* program = nullptr;
+    BlockProgram::Gradients wanted;
     std::vector<BorrowedParam> borrows;
     std::vector<Shape> shapes, borrowed_shapes;
     PackLayout weights;          // own, in dtype
     PackLayout grads, borrowed;  // f32 accumulators
   };
 
+  using Key = std::tuple<std::string, BlockProgram::Keep, BlockProgram::Gradients>;
+
+  std::span<const std::unique_ptr<Block>> blocks;
   RunnerConfig config;
-  std::map<std::pair<std::string, BlockProgram::Keep>, std::unique_ptr<BlockProgram>> programs;
+  std::map<Key, std::unique_ptr<BlockProgram>> programs;
   std::vector<Stage> stages;
   // Views of the instruction under way; members so that a step allocates nothing.
   std::vector<Tensor> params;
@@ -60,6 +65,7 @@ struct GraphRunner::Impl {
     return config.B * config.T * config.C * size_bytes(config.dtype);
   }
 
+  const BlockProgram& program_for(int block, BlockProgram::Gradients wanted);
   void bind_params(int block, const Held& packs);
   void bind_sinks(const Instruction& i, const Held& packs);
   BlockProgram::Bytes bytes(const Instruction& i, const Held& packs);
@@ -73,18 +79,13 @@ struct GraphRunner::Impl {
 GraphRunner::GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const RunnerConfig& config)
     : impl_(std::make_unique<Impl>()) {
   STRATA_ASSERT(blocks.size() >= 2);
+  impl_->blocks = blocks;
   impl_->config = config;
   STRATA_ASSERT(config.keep.empty() || config.keep.size() == blocks.size());
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     const auto& block = blocks[b];
-    const auto keep = config.keep.empty() ? BlockProgram::Keep::all : config.keep[b];
-    auto& program = impl_->programs[{block->kind(), keep}];
-    if (program == nullptr) {
-      program = std::make_unique<BlockProgram>(
-          *block, config.B, config.T, config.C, config.dtype, config.use, keep);
-    }
     Impl::Stage stage;
-    stage.program = program.get();
+    stage.program = &impl_->program_for(static_cast<int>(b), {});
     stage.borrows = block->spec().borrows;
     for (const ParamSpec& param : block->spec().params) {
       stage.shapes.push_back(param.info.shape);
@@ -101,17 +102,40 @@ GraphRunner::GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const R
 
 GraphRunner::~GraphRunner() = default;
 
+/// Blocks of one kind share programs.
+const BlockProgram& GraphRunner::Impl::program_for(int block, BlockProgram::Gradients wanted) {
+  const auto b = static_cast<std::size_t>(block);
+  const auto keep = config.keep.empty() ? BlockProgram::Keep::all : config.keep[b];
+  auto& program = programs[{blocks[b]->kind(), keep, wanted}];
+  if (program == nullptr) {
+    program = std::make_unique<BlockProgram>(
+        *blocks[b], config.B, config.T, config.C, config.dtype, config.use, keep, wanted);
+  }
+  return *program;
+}
+
+void GraphRunner::freeze(std::span<const int> frozen) {
+  const auto trains = [&](int block) { return !std::ranges::binary_search(frozen, block); };
+  int lowest = 0;
+  while (!trains(lowest)) {
+    ++lowest;
+  }
+  for (int b = 0; b <= impl_->last(); ++b) {
+    Impl::Stage& stage = impl_->stages[static_cast<std::size_t>(b)];
+    const bool lends =
+        std::ranges::any_of(stage.borrows, [&](const BorrowedParam& p) { return trains(p.block); });
+    stage.wanted = {.params = trains(b), .borrowed = lends, .input = b > lowest};
+    stage.program = &impl_->program_for(b, stage.wanted);
+  }
+}
+
 PackSizes GraphRunner::pack_sizes() const {
   using enum PackClass;
   const Impl& m = *impl_;
   const bool train = m.config.use == Use::train;
   PackSizes sizes;
-  std::int64_t workspace_bytes = 0;
   for (int b = 0; b <= m.last(); ++b) {
     const Impl::Stage& stage = m.stage(b);
-    if (b < m.last()) {
-      workspace_bytes = std::max(workspace_bytes, stage.program->workspace_bytes());
-    }
     sizes[{weights, b}] = stage.weights.size_bytes;
     if (train) {
       sizes[{grads, b}] = stage.grads.size_bytes;
@@ -140,8 +164,14 @@ PackSizes GraphRunner::pack_sizes() const {
       }
     }
   }
-  sizes[{workspace}] = as_pack(workspace_bytes);
-  sizes[{workspace, m.last()}] = as_pack(m.stage(m.last()).program->workspace_bytes());
+  const std::string head = m.blocks.back()->kind();
+  std::int64_t of_head = 0, of_others = 0;
+  for (const auto& [key, program] : m.programs) {
+    std::int64_t& most = std::get<std::string>(key) == head ? of_head : of_others;
+    most = std::max(most, program->workspace_bytes());
+  }
+  sizes[{workspace}] = as_pack(of_others);
+  sizes[{workspace, m.last()}] = as_pack(of_head);
   return sizes;
 }
 
@@ -188,15 +218,16 @@ void GraphRunner::Impl::bind_sinks(const Instruction& i, const Held& packs) {
   const Stage& own = stage(i.block);
   sinks.clear();
   const auto add = [&](PackClass cls, const PackLayout& layout, std::span<const Shape> shapes) {
+    const PackKey key{cls, i.block, i.sum};
+    const bool wanted = packs.contains(key);
     for (std::size_t p = 0; p < shapes.size(); ++p) {
-      sinks.push_back(
-          {view(packs[{cls, i.block, i.sum}], layout, shapes, p, DType::f32), i.accumulate});
+      sinks.push_back(wanted
+                          ? GradSink{view(packs[key], layout, shapes, p, DType::f32), i.accumulate}
+                          : GradSink());
     }
   };
   add(PackClass::grads, own.grads, own.shapes);
-  if (!own.borrows.empty()) {
-    add(PackClass::borrowed_grads, own.borrowed, own.borrowed_shapes);
-  }
+  add(PackClass::borrowed_grads, own.borrowed, own.borrowed_shapes);
 }
 
 /// What forward, recompute and backward share: parameters, input, saved activations, workspace.
@@ -208,7 +239,7 @@ BlockProgram::Bytes GraphRunner::Impl::bytes(const Instruction& i, const Held& p
   if (i.block > 0) {
     b.input = packs[{boundary, i.block, i.micro_batch}];
   }
-  if (config.use == Use::train) {
+  if (packs.contains({saved, i.block, i.micro_batch})) {
     b.saved = packs[{saved, i.block, i.micro_batch}];
   }
   b.workspace = i.block < last() ? packs[{workspace}] : packs[{workspace, i.block}];
@@ -241,7 +272,7 @@ void GraphRunner::Impl::run_backward(const Instruction& i,
   using enum PackClass;
   bind_sinks(i, packs);
   b.param_grads = sinks;
-  if (i.block > 0) {
+  if (i.block > 0 && stage(i.block).wanted.input) {
     b.input_grad = packs[{boundary_grad, i.block, i.micro_batch}];
   }
   if (i.block < last()) {

@@ -28,8 +28,12 @@ class GraphRunner final : public BlockRunner {
   GraphRunner(std::span<const std::unique_ptr<Block>> blocks, const RunnerConfig& config);
   ~GraphRunner() override;
 
+  /// Which blocks do not train from now on (Program::frozen). Before: all do.
+  void freeze(std::span<const int> frozen);
+
   /// Bytes of every weights, grads, borrowed_grads, boundary, boundary_grad, saved and workspace
-  /// pack that programs of this use touch; multiples of 4096. State packs are the updater's.
+  /// pack that programs of this use touch with what is frozen now; multiples of 4096. A workspace
+  /// serves every choice of frozen blocks so far. State packs are the updater's.
   PackSizes pack_sizes() const;
   const BlockProgram& block_program(int block) const;
   std::vector<Borrow> borrows() const;

@@ -71,6 +71,7 @@ class Timeline {
     return std::move(live_);
   }
   std::int64_t events() const { return now_; }
+  bool is_resident(PackKey key) const { return residents_.contains(key); }
   const std::vector<Phase>& phases() const { return phases_; }  // by event
 
  private:
@@ -177,6 +178,7 @@ Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
   const auto live = timeline.finish();
   Plan plan;
   std::vector<Lifetime> lifetimes;
+  std::int64_t resident_bytes = 0;
   Profile total(events);
   std::map<std::string, Profile> labels;
   for (const auto& [key, intervals] : live) {
@@ -185,7 +187,12 @@ Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
       throw Error(Errc::internal, "planner: nobody declared the size of " + to_string(key));
     }
     plan.sizes[key] = size->second;
-    lifetimes.push_back({size->second, intervals});
+    if (timeline.is_resident(key)) {
+      plan.offset[key] = resident_bytes;
+      resident_bytes += (size->second + kPageBytes - 1) / kPageBytes * kPageBytes;
+    } else {
+      lifetimes.push_back({size->second, intervals});
+    }
     total.add(intervals, size->second);
     labels.try_emplace(std::string(to_string(key.cls)), events)
         .first->second.add(intervals, size->second);
@@ -193,16 +200,38 @@ Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
   const Offsets offsets = assign_offsets(lifetimes, kPageBytes);
   std::size_t index = 0;
   for (const auto& [key, intervals] : live) {
-    plan.offset[key] = offsets.at[index++];
+    if (!timeline.is_resident(key)) {
+      plan.offset[key] = resident_bytes + offsets.at[index++];
+    }
   }
   TierPlan& device = plan.tiers[kDevice];
   device.peak_bytes = total.peak();
-  device.arena_bytes = offsets.total_bytes;
+  device.arena_bytes = resident_bytes + offsets.total_bytes;
   for (const auto& [label, profile] : labels) {
     device.labels[label] = profile.peak();
   }
   device.phases = phase_peaks(timeline.phases(), total, labels);
   return plan;
+}
+
+void cover(std::map<Tier, TierPlan>& tiers, const std::map<Tier, TierPlan>& others) {
+  const auto raise = [](auto& to, const auto& by) {
+    for (const auto& [label, bytes] : by) {
+      to[label] = std::max(to[label], bytes);
+    }
+  };
+  for (const auto& [tier, other] : others) {
+    TierPlan& plan = tiers[tier];
+    plan.peak_bytes = std::max(plan.peak_bytes, other.peak_bytes);
+    plan.arena_bytes = std::max(plan.arena_bytes, other.arena_bytes);
+    raise(plan.labels, other.labels);
+    for (const auto& [phase, theirs] : other.phases) {
+      PhasePlan& ours = plan.phases[phase];
+      if (theirs.peak_bytes > ours.peak_bytes) {
+        ours = theirs;
+      }
+    }
+  }
 }
 
 std::string bytes_text(std::int64_t bytes) {

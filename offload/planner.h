@@ -40,8 +40,11 @@ struct Plan {
 };
 
 /// Places every pack of the programs (which run one after the other over the same residents). No
-/// budget is checked.
+/// budget is checked. Residents come first, in the order of their keys: those of two plans that
+/// begin alike lie alike.
 Plan make_plan(std::span<const Program> programs, const PackSizes& sizes);
+/// What both need, one at a time: the larger of each.
+void cover(std::map<Tier, TierPlan>& tiers, const std::map<Tier, TierPlan>& others);
 /// What does not fit: the tier, what it needs, what the budget is, how much is missing, the largest
 /// part. Absent when all fits.
 std::optional<std::string> misfit(const Plan& plan, const Budgets& budgets);

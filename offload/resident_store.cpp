@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 #include "core/program.h"
@@ -13,9 +14,28 @@ constexpr Tier kDevice{TierKind::device, 0};
 }
 
 ResidentStore::ResidentStore(const Plan& plan, std::int64_t budget_bytes, Ledger& ledger)
-    : arena_(kDevice, plan.tiers.at(kDevice).arena_bytes, budget_bytes), ledger_(ledger) {
+    : arena_(kDevice, plan.tiers.at(kDevice).arena_bytes, budget_bytes),
+      ledger_(ledger),
+      places_(places_of(plan)) {}
+
+std::vector<ResidentStore::Place> ResidentStore::places_of(const Plan& plan) {
+  std::vector<Place> places;
   for (const auto& [key, offset] : plan.offset) {  // in the order of the keys
-    places_.push_back({.key = key, .offset = offset, .size_bytes = plan.sizes.at(key)});
+    places.push_back({.key = key, .offset = offset, .size_bytes = plan.sizes.at(key)});
+  }
+  return places;
+}
+
+void ResidentStore::adopt(const Plan& plan) {
+  std::vector<Place> before = std::exchange(places_, places_of(plan));
+  STRATA_ASSERT(plan.tiers.at(kDevice).arena_bytes <= arena_.size_bytes());
+  for (const Place& old : before) {
+    if (old.live) {
+      Place* const place = find(old.key);
+      STRATA_ASSERT(place != nullptr && place->offset == old.offset &&
+                    place->size_bytes == old.size_bytes && old.leases == 0);
+      place->live = true;
+    }
   }
 }
 
@@ -73,8 +93,13 @@ void ResidentStore::move(const Instruction& instruction) {
 
 void ResidentStore::commit(int block) {
   // Copied, not swapped: the place of a next generation is shared with packs of other times.
-  for (const auto& [current, next] : {std::pair{PackClass::weights, PackClass::weights_next},
-                                      std::pair{PackClass::state, PackClass::state_next}}) {
+  for (const auto& [current, next] :
+       {std::pair{PackClass::weights, PackClass::weights_next},
+        std::pair{PackClass::state, PackClass::state_next},
+        std::pair{PackClass::turn_state, PackClass::turn_state_next}}) {
+    if (const Place* const place = find({next, block}); place == nullptr || !place->live) {
+      continue;
+    }
     const auto from = bytes_of(resident({next, block}));
     std::memcpy(bytes_of(resident({current, block})).data(), from.data(), from.size());
     destroy({next, block});
@@ -84,6 +109,10 @@ void ResidentStore::commit(int block) {
 void ResidentStore::discard(int block) {
   destroy({PackClass::weights_next, block});
   destroy({PackClass::state_next, block});
+  if (const Place* const turn = find({PackClass::turn_state_next, block});
+      turn != nullptr && turn->live) {
+    destroy(turn->key);
+  }
 }
 
 }  // namespace strata::offload

@@ -11,6 +11,8 @@ class ResidentStore final : public PackStore {
  public:
   /// Reserves the arena; throws infeasible over budget.
   ResidentStore(const Plan& plan, std::int64_t budget_bytes, Ledger& ledger);
+  /// Other places, of which no pack that is alive has another than before; the arena stays.
+  void adopt(const Plan& plan);
   void create(PackKey key) override;
   void destroy(PackKey key) override;
   Lease acquire(PackKey key) override;
@@ -32,6 +34,7 @@ class ResidentStore final : public PackStore {
   /// Throws internal unless the pack is alive.
   Place& resident(PackKey key);
   std::span<std::byte> bytes_of(const Place& place) const;
+  static std::vector<Place> places_of(const Plan& plan);
   Arena arena_;
   Ledger& ledger_;
   std::vector<Place> places_;  // by key; made once, so that a step allocates nothing

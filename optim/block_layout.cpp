@@ -109,33 +109,49 @@ void cut_params(BlockLayout& layout,
 }
 
 /// Gives each range its weight fields and state fields, side by side, so that an update walks the
-/// state pack from front to back.
-void place_state(BlockLayout& layout, const BlockSpec& spec, WeightFormat format, DType working) {
-  std::vector<std::int64_t> bytes;
+/// state pack from front to back. What begins with a turn lies in a pack of its own.
+void place_state(
+    BlockLayout& layout, const BlockSpec& spec, WeightFormat format, DType working, bool freezes) {
+  std::vector<std::int64_t> lasting, turning;
+  const auto each_field = [&](const auto& body) {
+    for (OwnedRange& range : layout.ranges) {
+      for (OwnedRange::Field& field : range.weight) {
+        body(field, range.weight_in_turn);
+      }
+      for (OwnedRange::Field& field : range.fields) {
+        body(field, range.fields_in_turn);
+      }
+    }
+  };
   for (OwnedRange& range : layout.ranges) {
     const auto p = static_cast<std::size_t>(range.param);
     const ParamInfo& param = spec.params[p].info;
-    const auto place = [&](const StateLayout& fields, std::vector<OwnedRange::Field>& to) {
-      for (const StateField& field : fields) {
-        const std::int64_t numel = field_numel(field, param.shape, range.begin, range.end);
-        to.push_back({0, numel});
-        bytes.push_back(numel * size_bytes(field.dtype));
-      }
-    };
-    place(weight_fields(format_of(format, param, working)), range.weight);
-    place(layout.fields[p], range.fields);
-  }
-  const PackLayout pack = pack_layout(bytes);
-  auto next = pack.offset.begin();
-  for (OwnedRange& range : layout.ranges) {
-    for (OwnedRange::Field& field : range.weight) {
-      field.offset = *next++;
+    const Turn turn = layout.turns[p];
+    range.fields_in_turn = turn == Turn::taken;
+    // Codes cannot be made twice of the same weights without moving them: they stay.
+    range.weight_in_turn = freezes && turn != Turn::always && format != WeightFormat::int8;
+    const auto place =
+        [&](const StateLayout& fields, bool in_turn, std::vector<OwnedRange::Field>& to) {
+          for (const StateField& field : fields) {
+            const std::int64_t numel = field_numel(field, param.shape, range.begin, range.end);
+            to.push_back({0, numel});
+            (in_turn ? turning : lasting).push_back(numel * size_bytes(field.dtype));
+          }
+        };
+    if (turn != Turn::frozen || !range.weight_in_turn) {
+      place(weight_fields(format_of(format, param, working)), range.weight_in_turn, range.weight);
     }
-    for (OwnedRange::Field& field : range.fields) {
-      field.offset = *next++;
+    if (turn == Turn::always || turn == Turn::taken) {
+      place(layout.fields[p], range.fields_in_turn, range.fields);
     }
   }
-  layout.state.state_bytes = pack.size_bytes;
+  const PackLayout state = pack_layout(lasting), turn_state = pack_layout(turning);
+  auto next = state.offset.begin(), next_turning = turn_state.offset.begin();
+  each_field([&](OwnedRange::Field& field, bool in_turn) {
+    field.offset = in_turn ? *next_turning++ : *next++;
+  });
+  layout.state.state_bytes = state.size_bytes;
+  layout.state.turn_state_bytes = turn_state.size_bytes;
 }
 
 /// Whether a field is kept once for the tensor, however that is cut.
@@ -160,27 +176,29 @@ void list_entries(
                      .pack = {PackClass::weights, block},
                      .offset = range.weight_offset};
     const WeightFormat kept = format_of(format, param, working);
-    if (kept != WeightFormat::bf16_master && kept != WeightFormat::int8) {
+    const bool frozen = layout.turns[p] == Turn::frozen && range.weight_in_turn;
+    if (frozen || (kept != WeightFormat::bf16_master && kept != WeightFormat::int8)) {
       layout.state.entries.push_back(entry);
     }
-    entry.pack = {PackClass::state, block};
-    const auto add = [&](const StateLayout& fields, const std::vector<OwnedRange::Field>& places) {
-      for (std::size_t f = 0; f < places.size(); ++f) {
-        if (places[f].numel > 0) {
-          const bool all = is_uncut(fields[f]);  // then the first range has it for the others
-          entry.begin = all ? 0 : range.begin;
-          entry.end = all ? param.shape.numel() : range.end;
-          entry.state = fields[f].name;
-          entry.dtype = fields[f].dtype;
-          entry.numel = places[f].numel;
-          entry.first_value = field_numel(fields[f], param.shape, 0, range.begin);
-          entry.offset = places[f].offset;
-          layout.state.entries.push_back(entry);
-        }
-      }
-    };
-    add(weight_fields(kept), range.weight);
-    add(layout.fields[p], range.fields);
+    const auto add =
+        [&](const StateLayout& fields, const std::vector<OwnedRange::Field>& places, bool in_turn) {
+          entry.pack = {in_turn ? PackClass::turn_state : PackClass::state, block};
+          for (std::size_t f = 0; f < places.size(); ++f) {
+            if (places[f].numel > 0) {
+              const bool all = is_uncut(fields[f]);  // then the first range has it for the others
+              entry.begin = all ? 0 : range.begin;
+              entry.end = all ? param.shape.numel() : range.end;
+              entry.state = fields[f].name;
+              entry.dtype = fields[f].dtype;
+              entry.numel = places[f].numel;
+              entry.first_value = field_numel(fields[f], param.shape, 0, range.begin);
+              entry.offset = places[f].offset;
+              layout.state.entries.push_back(entry);
+            }
+          }
+        };
+    add(weight_fields(kept), range.weight, range.weight_in_turn);
+    add(layout.fields[p], range.fields, range.fields_in_turn);
   }
 }
 
@@ -192,12 +210,14 @@ BlockLayout lay_out(const Optimizer& method,
                     int rank,
                     int block,
                     WeightFormat format,
-                    DType working) {
+                    DType working,
+                    std::span<const Turn> turns) {
   BlockLayout layout;
+  layout.turns.assign(turns.begin(), turns.end());
   layout.state.weights = layout_of(spec, working);
   layout.state.grads = layout_of(spec, DType::f32);
   cut_params(layout, method, spec, shards, rank, working);
-  place_state(layout, spec, format, working);
+  place_state(layout, spec, format, working, method.freezes());
   list_entries(layout, spec, block, format, working);
   return layout;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -11,6 +12,8 @@
 #include "optim/matrix_update.h"
 #include "optim/percentile_clip.h"
 #include "optim/scalar.h"
+#include "optim/tile.h"
+#include "optim/turns.h"
 
 namespace strata::optim {
 namespace {
@@ -163,6 +166,7 @@ struct Composed::Impl {
   AuxParts aux_parts;
   std::unique_ptr<Rule> rule, aux_rule;  // aux_rule: null where it is the same
   std::unique_ptr<MatrixUpdate> matrices;
+  std::optional<TurnTaking> turns;
 
   /// What updates one parameter.
   struct Part {
@@ -194,6 +198,7 @@ struct Composed::Impl {
     return static_cast<double>(step.grad_scale) *
            (clips() ? totals[static_cast<std::size_t>(kPercentilePhases - 1) * stats] : 1.0);
   }
+  void move_waiting(const Slice& weight, const SliceIn& grad, const StepInfo& step) const;
   template <class T>
   void run(const Part& part,
            const Slice& weight,
@@ -211,8 +216,11 @@ Composed::Composed(std::string_view method, std::span<const Setting> settings)
   m.parts = read_part<Parts>(method, settings);
   m.rule = make_rule(m.parts.rule, method, settings, "");
   m.matrices = make_matrix_update(m.parts.subspace, m.parts.orthogonal, method, settings);
+  if (takes_turns(m.parts.subspace)) {
+    m.turns.emplace(m.parts.subspace, method, settings);
+  }
   if (m.parts.only_matrices()) {
-    require(m.rule->elementwise(),
+    require(m.matrices == nullptr || m.rule->elementwise(),
             "rule",
             "one whose elements do not know of each other, such as adam, beside subspace and "
             "orthogonal",
@@ -221,11 +229,13 @@ Composed::Composed(std::string_view method, std::span<const Setting> settings)
     if (m.aux_parts.rule != kSameRule) {
       m.aux_rule = make_rule(m.aux_parts.rule, method, settings, "aux.");
     }
-    require(!m.matrices->changes_moments() || m.parts.states == StateCodec::f32,
+    require(m.matrices == nullptr || !m.matrices->changes_moments() ||
+                m.parts.states == StateCodec::f32,
             "states",
             "f32 beside subspace=eigenbasis, which turns the moments",
             to_text(m.parts.states));
-    require(!m.matrices->of_image() || !m.rule->couples_decay() || m.parts.weight_decay == 0,
+    require(m.matrices == nullptr || !m.matrices->of_image() || !m.rule->couples_decay() ||
+                m.parts.weight_decay == 0,
             "weight_decay",
             "0, or decoupled=true: a subspace does not see the weights",
             m.parts.weight_decay);
@@ -258,6 +268,20 @@ Granularity Composed::granularity(const ParamInfo& param) const {
   }
   const Granularity rule = part.rule->granularity(param);
   return rule == Granularity::element() ? Granularity::blocks_of(codec_block(part.codec)) : rule;
+}
+
+std::int64_t Composed::period_steps() const {
+  return impl_->turns ? impl_->turns->period_steps() : 0;
+}
+
+std::vector<std::vector<Turn>> Composed::turns(std::span<const BlockSpec> blocks,
+                                               std::int64_t period,
+                                               std::uint64_t seed) const {
+  return impl_->turns ? impl_->turns->turns(blocks, period, seed) : no_turns(blocks);
+}
+
+bool Composed::freezes() const {
+  return impl_->turns && impl_->turns->freezes();
 }
 
 Needs Composed::needs(const ParamInfo& param, std::int64_t) const {
@@ -298,7 +322,7 @@ void Composed::stats(const SliceIn& grad,
     partial[0] = squared_norm(grad, step.grad_scale);
   } else if (grad.begin == 0) {
     partial[0] = percentile_scale(
-        state, std::sqrt(totals[0]), static_cast<int>(impl_->parts.percentile_clip), step.step);
+        state, std::sqrt(totals[0]), static_cast<int>(impl_->parts.percentile_clip), step.t());
   }
 }
 
@@ -332,6 +356,21 @@ void Composed::Impl::run(const Part& part,
   part.rule->run(rule_step, {weight.param, weight.begin, &state}, loop);
 }
 
+void Composed::Impl::move_waiting(const Slice& weight,
+                                  const SliceIn& grad,
+                                  const StepInfo& step) const {
+  const double decay = decays(parts.decay, weight.param->role) ? parts.weight_decay : 0.0;
+  const WeightStep by{.size = step.lr, .decay_before = step.lr * decay};
+  const float* const g = grad.f32();
+  for_each_tile(weight.numel(), [&](std::int64_t begin, std::int64_t n) {
+    std::array<float, kTile> direction;
+    for (std::int64_t i = 0; i < n; ++i) {
+      direction[static_cast<std::size_t>(i)] = turns->waiting(step.grad_scale * g[begin + i]);
+    }
+    move_weights(weight, begin, n, direction.data(), by, step);
+  });
+}
+
 void Composed::update(Slice& weight,
                       const SliceIn& grad,
                       StateViews& state,
@@ -342,6 +381,9 @@ void Composed::update(Slice& weight,
   const Impl& m = *impl_;
   const ParamInfo& param = *weight.param;
   const Impl::Part part = m.part_of(param);
+  if (step.turn == Turn::waiting) {
+    return m.move_waiting(weight, grad, step);
+  }
   const double decay = decays(m.parts.decay, param.role) ? m.parts.weight_decay : 0.0;
   const bool coupled = part.rule->couples_decay();
   const auto stats =
@@ -366,9 +408,9 @@ void Composed::update(Slice& weight,
                                   .workspace = workspace.bytes,
                                   .stream = stream});
   }
-  by.size *= part.rule->step_factor(step.step);
+  by.size *= part.rule->step_factor(step.t());
   const RuleStep rule_step{
-      .t = step.step,
+      .t = step.t(),
       .coupled_decay = coupled ? decay : 0.0,
       .workspace = workspace.bytes,
       .totals = totals.subspan(static_cast<std::size_t>(m.clip_phases()) * stats)};

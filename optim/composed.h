@@ -25,7 +25,9 @@ struct Parts {
     return v_floor ? quant::ZeroCode::half_least : quant::ZeroCode::zero;
   }
   /// Whether matrices are updated in their own way, which leaves the other tensors to AuxParts.
-  bool only_matrices() const { return subspace != SubspaceKind::whole || orthogonal; }
+  bool only_matrices() const {
+    return (subspace != SubspaceKind::whole && subspace != SubspaceKind::blocks) || orthogonal;
+  }
   void fields(auto&& f) {
     f("rule", rule, "how gradient and moments become a direction");
     f("states", states, "how moments are kept: f32, bf16, 8bit, 4bit or fp8");
@@ -67,6 +69,11 @@ class Composed final : public Optimizer {
   StateLayout state_layout(const ParamInfo& param) const override;
   Granularity granularity(const ParamInfo& param) const override;
   Needs needs(const ParamInfo& param, std::int64_t step) const override;
+  std::int64_t period_steps() const override;
+  std::vector<std::vector<Turn>> turns(std::span<const BlockSpec> blocks,
+                                       std::int64_t period,
+                                       std::uint64_t seed) const override;
+  bool freezes() const override;
   void stats(const SliceIn& grad,
              StateViews& state,
              std::span<const double> totals,

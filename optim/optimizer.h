@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/block.h"
 #include "core/param.h"
 #include "core/runtime.h"
 
@@ -34,6 +35,16 @@ class Optimizer {
   virtual StateLayout state_layout(const ParamInfo& param) const = 0;
   virtual Granularity granularity(const ParamInfo&) const { return Granularity::element(); }
   virtual Needs needs(const ParamInfo&, std::int64_t /*step*/) const { return {}; }
+  /// Steps of a period, where parameters take turns; 0: all train all the time.
+  virtual std::int64_t period_steps() const { return 0; }
+  /// By block and parameter, in a period from 0: a function of the arguments alone, so that ranks
+  /// agree. What waits is updated without state fields. Throws config when the model has too little
+  /// to choose from.
+  virtual std::vector<std::vector<Turn>> turns(std::span<const BlockSpec> blocks,
+                                               std::int64_t period,
+                                               std::uint64_t seed) const;
+  /// Whether what has no turn is frozen; else it waits.
+  virtual bool freezes() const { return false; }
   /// State of a fresh slice; bytes arrive zeroed.
   virtual void init(const ParamInfo&, StateViews&, Stream&) const {}
   /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks;
@@ -56,6 +67,9 @@ class Optimizer {
                       const StepInfo& step,
                       Stream& stream) = 0;
 };
+
+/// Turn::always for every parameter.
+std::vector<std::vector<Turn>> no_turns(std::span<const BlockSpec> blocks);
 
 /// Settings of a method as text, dotted name without the "optim." prefix to value.
 struct Setting {

@@ -120,5 +120,19 @@ const Preset frugal{"frugal",
                      {"reset", "true"},
                      {"weight_decay", "0"}}};
 
+// Luo et al., BAdam, NeurIPS 2024. One decoder block at a time has gradient and moments, 8 bytes
+// per parameter of it, 12 beside bf16 weights; embedding and head stay.
+const Preset badam{"badam", {{"rule", "adam"}, {"beta2", "0.999"}, {"subspace", "blocks"}}};
+// Pan et al., LISA, NeurIPS 2024: the same of drawn blocks beside embedding and head, which always
+// train.
+const Preset lisa{"lisa",
+                  {{"rule", "adam"},
+                   {"beta2", "0.999"},
+                   {"subspace", "blocks"},
+                   {"blocks", "2"},
+                   {"order", "drawn"},
+                   {"ends", "always"},
+                   {"refresh_every", "20"}}};
+
 }  // namespace
 }  // namespace strata::optim

@@ -14,7 +14,10 @@ void StatSlots::arrange(const Optimizer& method,
   params_.clear();
   per_phase_ = 0;
   for (std::size_t p = 0; p < spec.params.size(); ++p) {
-    const Needs needs = method.needs(spec.params[p].info, step);
+    Needs needs = method.needs(spec.params[p].info, step);
+    const Turn turn = layout.turns[p];
+    needs.active = needs.active && turn != Turn::frozen;
+    needs.stat_phases = turn == Turn::waiting ? 0 : needs.stat_phases;
     params_.push_back({needs, layout.shards[p], per_phase_});
     if (needs.active && needs.stat_phases > 0) {
       per_phase_ +=

@@ -17,13 +17,29 @@ enum class SubspaceKind : std::uint8_t {
   rows,         // some rows
   coordinates,  // some elements of every chunk
   eigenbasis,   // all of it, turned into the eigenvectors of its covariances (SOAP)
+  tensors,      // all of some matrices (FRUGAL's block mode)
+  blocks,       // all of some blocks of the model (BAdam, LISA)
 };
-constexpr std::array<std::string_view, 8> choices(SubspaceKind) {
-  return {"whole", "svd", "random", "gaussian", "columns", "rows", "coordinates", "eigenbasis"};
+constexpr std::array<std::string_view, 10> choices(SubspaceKind) {
+  return {"whole",
+          "svd",
+          "random",
+          "gaussian",
+          "columns",
+          "rows",
+          "coordinates",
+          "eigenbasis",
+          "tensors",
+          "blocks"};
 }
 inline bool has_rank(SubspaceKind kind) {
   return kind == SubspaceKind::svd || kind == SubspaceKind::random ||
          kind == SubspaceKind::gaussian;
+}
+
+/// Whether a subspace is a choice of whole tensors, which take turns.
+inline bool takes_turns(SubspaceKind kind) {
+  return kind == SubspaceKind::tensors || kind == SubspaceKind::blocks;
 }
 
 /// What becomes of the gradient outside of the subspace, or with its help.
@@ -129,7 +145,9 @@ struct NaturalParts {
 /// Of the subspaces that are a choice of elements.
 struct DensityParts {
   double density = 0.25;
-  void fields(auto&& f) { f("density", density, "share of columns, rows or elements in it"); }
+  void fields(auto&& f) {
+    f("density", density, "share of columns, rows, elements or matrices in it");
+  }
   void validate() const {
     require(density > 0 && density <= 1,
             "density",

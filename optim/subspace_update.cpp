@@ -4,6 +4,7 @@
 #include "optim/low_rank_update.h"
 #include "optim/orthogonal.h"
 #include "optim/selection_update.h"
+#include "optim/turns.h"
 
 namespace strata::optim {
 
@@ -22,7 +23,7 @@ std::unique_ptr<MatrixUpdate> make_matrix_update(SubspaceKind subspace,
   if (has_rank(subspace)) {
     return std::make_unique<LowRankUpdate>(subspace, method, settings);
   }
-  if (subspace != SubspaceKind::whole) {
+  if (subspace != SubspaceKind::whole && !takes_turns(subspace)) {
     return std::make_unique<SelectionUpdate>(subspace, method, settings);
   }
   return nullptr;
@@ -36,6 +37,9 @@ std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
   }
   if (subspace == SubspaceKind::eigenbasis) {
     return list_settings<EigenbasisUpdate::Config>();
+  }
+  if (takes_turns(subspace)) {
+    return turn_settings(subspace, settings);
   }
   std::vector<SettingInfo> known;
   if (subspace == SubspaceKind::whole) {

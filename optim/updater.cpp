@@ -43,8 +43,8 @@ void chunk_norms(const float* grad, std::int64_t numel, double* partials) {
 
 /// The packs that one update reads and writes.
 struct UpdatePacks {
-  std::span<std::byte> weights, state, grads, workspace;
-  bool speculative = false;  // weights and state are the next generation
+  std::span<std::byte> weights, state, turn_state, grads, workspace;
+  bool speculative = false;  // weights and states are the next generation
 };
 
 }  // namespace
@@ -54,6 +54,9 @@ struct OptimizerUpdater::Impl {
   std::vector<BlockSpec> specs;
   WeightFormat format = WeightFormat::f32;
   DType working = DType::f32;
+  std::vector<ShardSpec> shards;
+  int rank = 0;
+  std::uint64_t seed = 0;
   std::vector<BlockLayout> blocks;
   // Kept between instructions for their memory, not for what they hold.
   StateViews views;
@@ -70,8 +73,13 @@ struct OptimizerUpdater::Impl {
   Slice slice(int block, const OwnedRange& range, const UpdatePacks& packs) const;
   void view_state(int block,
                   const OwnedRange& range,
-                  std::span<std::byte> state,
+                  const UpdatePacks& packs,
                   StateViews& to) const;
+  StepInfo step_info(int block,
+                     const OwnedRange& range,
+                     const UpdatePacks& packs,
+                     const StepScalars& scalars) const;
+  void init(int block, const UpdatePacks& packs, bool of_turn) const;
   Workspace workspace_for(const ParamInfo& param,
                           const Needs& needs,
                           const UpdatePacks& packs) const;
@@ -106,15 +114,6 @@ bool is_lost(const UpdatePacks& packs, const StepScalars& scalars) {
   return packs.speculative && scalars.non_finite;
 }
 
-/// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
-StepInfo step_info(const UpdatePacks& packs, const StepScalars& scalars) {
-  StepInfo info = scalars.inputs.info;
-  if (packs.speculative) {
-    info.grad_scale = 1.f;
-  }
-  return info;
-}
-
 }  // namespace
 
 Slice OptimizerUpdater::Impl::slice(int block,
@@ -123,7 +122,8 @@ Slice OptimizerUpdater::Impl::slice(int block,
   const ParamInfo& info = param(block, range);
   const auto field = [&](std::size_t f, DType dtype) {
     const OwnedRange::Field& at = range.weight[f];
-    return Tensor(packs.state.data() + at.offset, dtype, {at.numel});
+    const auto& pack = range.weight_in_turn ? packs.turn_state : packs.state;
+    return Tensor(pack.data() + at.offset, dtype, {at.numel});
   };
   Slice out{.param = &info,
             .begin = range.begin,
@@ -155,14 +155,31 @@ Slice OptimizerUpdater::Impl::slice(int block,
 
 void OptimizerUpdater::Impl::view_state(int block,
                                         const OwnedRange& range,
-                                        std::span<std::byte> state,
+                                        const UpdatePacks& packs,
                                         StateViews& to) const {
   const StateLayout& fields = layout(block).fields[static_cast<std::size_t>(range.param)];
+  const auto& pack = range.fields_in_turn ? packs.turn_state : packs.state;
   to.clear();
-  for (std::size_t f = 0; f < fields.size(); ++f) {
+  for (std::size_t f = 0; f < range.fields.size(); ++f) {
     const OwnedRange::Field& at = range.fields[f];
-    to.set(fields[f].name, Tensor(state.data() + at.offset, fields[f].dtype, {at.numel}));
+    to.set(fields[f].name, Tensor(pack.data() + at.offset, fields[f].dtype, {at.numel}));
   }
+}
+
+/// A speculative update does not know the clip coefficient yet; it is thrown away unless that is 1.
+StepInfo OptimizerUpdater::Impl::step_info(int block,
+                                           const OwnedRange& range,
+                                           const UpdatePacks& packs,
+                                           const StepScalars& scalars) const {
+  StepInfo info = scalars.inputs.info;
+  if (packs.speculative) {
+    info.grad_scale = 1.f;
+  }
+  if (const std::int64_t period = method->period_steps(); period > 0) {
+    info.turn = layout(block).turns[static_cast<std::size_t>(range.param)];
+    info.turn_step = (info.step - 1) % period + 1;
+  }
+  return info;
 }
 
 Workspace OptimizerUpdater::Impl::workspace_for(const ParamInfo& param,
@@ -189,12 +206,16 @@ UpdatePacks OptimizerUpdater::Impl::open(const Instruction& instruction, const H
   out.speculative = packs.contains({PackClass::weights_next, b});
   out.weights = packs[{out.speculative ? PackClass::weights_next : PackClass::weights, b}];
   out.state = held({out.speculative ? PackClass::state_next : PackClass::state, b});
+  out.turn_state = held({out.speculative ? PackClass::turn_state_next : PackClass::turn_state, b});
   out.grads = packs[{PackClass::grads, b}];
   out.workspace = held({PackClass::workspace});
   STRATA_ASSERT(static_cast<std::int64_t>(out.state.size()) >= layout(b).state.state_bytes);
+  STRATA_ASSERT(static_cast<std::int64_t>(out.turn_state.size()) >=
+                layout(b).state.turn_state_bytes);
   if (out.speculative && instruction.phase == 0) {
     copy_bytes(out.weights, packs[{PackClass::weights, b}]);
     copy_bytes(out.state, held({PackClass::state, b}));
+    copy_bytes(out.turn_state, held({PackClass::turn_state, b}));
   }
   return out;
 }
@@ -216,7 +237,8 @@ OptimizerUpdater::OptimizerUpdater(std::shared_ptr<Optimizer> method,
                                    std::vector<ShardSpec> shards,
                                    int rank,
                                    WeightFormat format,
-                                   DType working)
+                                   DType working,
+                                   std::uint64_t seed)
     : impl_(std::make_unique<Impl>()) {
   impl_->method = std::move(method);
   impl_->specs = std::move(specs);
@@ -224,10 +246,61 @@ OptimizerUpdater::OptimizerUpdater(std::shared_ptr<Optimizer> method,
   impl_->working = working;
   std::ranges::sort(
       shards, {}, [](const ShardSpec& s) { return std::tuple(s.tensor, s.begin, s.end); });
-  int block = 0;
-  for (const BlockSpec& spec : impl_->specs) {
-    impl_->blocks.push_back(lay_out(*impl_->method, spec, shards, rank, block++, format, working));
+  impl_->shards = std::move(shards);
+  impl_->rank = rank;
+  impl_->seed = seed;
+  enter(1);
+}
+
+void OptimizerUpdater::enter(std::int64_t step) {
+  Impl& m = *impl_;
+  const auto by_block = turns(step);
+  m.blocks.clear();
+  for (std::size_t b = 0; b < m.specs.size(); ++b) {
+    m.blocks.push_back(lay_out(*m.method,
+                               m.specs[b],
+                               m.shards,
+                               m.rank,
+                               static_cast<int>(b),
+                               m.format,
+                               m.working,
+                               by_block[b]));
   }
+}
+
+std::int64_t OptimizerUpdater::period_steps() const {
+  return impl_->method->period_steps();
+}
+
+std::int64_t OptimizerUpdater::period_of(std::int64_t step) const {
+  const std::int64_t period = period_steps();
+  return period > 0 ? (step - 1) / period : 0;
+}
+
+std::vector<std::vector<Turn>> OptimizerUpdater::turns(std::int64_t step) const {
+  return impl_->method->turns(impl_->specs, period_of(step), impl_->seed);
+}
+
+std::vector<int> OptimizerUpdater::frozen() const {
+  std::vector<int> blocks;
+  for (std::size_t b = 0; b < impl_->blocks.size(); ++b) {
+    const std::vector<Turn>& turns = impl_->blocks[b].turns;
+    if (!turns.empty() &&
+        std::ranges::all_of(turns, [](Turn turn) { return turn == Turn::frozen; })) {
+      blocks.push_back(static_cast<int>(b));
+    }
+  }
+  return blocks;
+}
+
+std::vector<int> OptimizerUpdater::in_turn() const {
+  std::vector<int> blocks;
+  for (std::size_t b = 0; b < impl_->blocks.size(); ++b) {
+    if (std::ranges::find(impl_->blocks[b].turns, Turn::taken) != impl_->blocks[b].turns.end()) {
+      blocks.push_back(static_cast<int>(b));
+    }
+  }
+  return blocks;
 }
 
 OptimizerUpdater::~OptimizerUpdater() = default;
@@ -244,22 +317,38 @@ int OptimizerUpdater::stat_phases() const {
   return impl_->largest_needs().stat_phases;
 }
 
+/// Of the state that lasts, or of what begins with a turn.
+void OptimizerUpdater::Impl::init(int block, const UpdatePacks& packs, bool of_turn) const {
+  StateViews fields;
+  for (const OwnedRange& range : layout(block).ranges) {
+    if (!range.fields.empty() && range.fields_in_turn == of_turn) {
+      view_state(block, range, packs, fields);
+      method->init(param(block, range), fields, compute_stream(DeviceKind::cpu));
+    }
+    if (!range.weight.empty() && range.weight_in_turn == of_turn) {
+      adopt_working(slice(block, range, packs));
+    }
+  }
+}
+
 void OptimizerUpdater::init_state(int block,
                                   std::span<std::byte> weights,
                                   std::span<std::byte> state) const {
   std::ranges::fill(state, std::byte{0});
-  StateViews views;
   UpdatePacks packs;
   packs.weights = weights;
   packs.state = state;
-  for (const OwnedRange& range : impl_->layout(block).ranges) {
-    impl_->view_state(block, range, state, views);
-    impl_->method->init(impl_->param(block, range), views, compute_stream(DeviceKind::cpu));
-    const Slice slice = impl_->slice(block, range, packs);
-    if (slice.format != WeightFormat::f32) {
-      adopt_working(slice);
-    }
-  }
+  impl_->init(block, packs, false);
+}
+
+void OptimizerUpdater::init_turn(int block,
+                                 std::span<std::byte> weights,
+                                 std::span<std::byte> turn_state) const {
+  std::ranges::fill(turn_state, std::byte{0});
+  UpdatePacks packs;
+  packs.weights = weights;
+  packs.turn_state = turn_state;
+  impl_->init(block, packs, true);
 }
 
 void OptimizerUpdater::start_weights(int block,
@@ -267,14 +356,18 @@ void OptimizerUpdater::start_weights(int block,
                                      std::int64_t begin,
                                      std::span<const float> values,
                                      std::span<std::byte> weights,
-                                     std::span<std::byte> state) const {
+                                     std::span<std::byte> state,
+                                     std::span<std::byte> turn_state) const {
   UpdatePacks packs;
   packs.weights = weights;
   packs.state = state;
+  packs.turn_state = turn_state;
   const std::int64_t end = begin + static_cast<std::int64_t>(values.size());
   for (const OwnedRange& range : impl_->layout(block).ranges) {
     const std::int64_t first = std::max(begin, range.begin), last = std::min(end, range.end);
-    if (impl_->param(block, range).id == tensor && first < last) {
+    const Turn turn = impl_->layout(block).turns[static_cast<std::size_t>(range.param)];
+    const bool kept = turn != Turn::frozen || !range.weight.empty();
+    if (impl_->param(block, range).id == tensor && first < last && kept) {
       optim::start_weights(impl_->slice(block, range, packs),
                            first - range.begin,
                            last - first,
@@ -298,6 +391,9 @@ void OptimizerUpdater::norm(const Instruction& instruction,
   }
   const std::span<std::byte> grads = packs[{PackClass::grads, b}];
   for (const OwnedRange& range : layout.ranges) {
+    if (layout.turns[static_cast<std::size_t>(range.param)] == Turn::frozen) {
+      continue;
+    }
     const SliceIn grad = gradient(impl_->param(b, range), range, grads);
     chunk_norms(grad.f32(), range.numel(), partials.data() + range.first_chunk);
   }
@@ -312,9 +408,8 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   const int b = instruction.block, phase = instruction.phase;
   const BlockLayout& layout = impl_->layout(b);
   const UpdatePacks open = impl_->open(instruction, packs);
-  const StepInfo info = step_info(open, scalars);
   StatSlots& slots = impl_->slots;
-  slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
+  slots.arrange(*impl_->method, impl_->spec(b), layout, scalars.inputs.info.step);
   if (phase == 0) {
     scalars.stats.clear();
   }
@@ -323,7 +418,7 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
     if (needs.active && needs.stat_phases > phase && !is_lost(open, scalars)) {
-      impl_->view_state(b, range, open.state, impl_->views);
+      impl_->view_state(b, range, open, impl_->views);
       Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
       impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
                            impl_->views,
@@ -331,7 +426,7 @@ void OptimizerUpdater::stats(const Instruction& instruction,
                            slots.slot(scalars.stats, phase, range.param, range.shard),
                            phase,
                            workspace,
-                           info,
+                           impl_->step_info(b, range, open, scalars),
                            compute_stream(DeviceKind::cpu));
     }
   }
@@ -344,16 +439,15 @@ void OptimizerUpdater::update(const Instruction& instruction,
   const int b = instruction.block;
   const BlockLayout& layout = impl_->layout(b);
   const UpdatePacks open = impl_->open(instruction, packs);
-  const StepInfo info = step_info(open, scalars);
   StatSlots& slots = impl_->slots;
-  slots.arrange(*impl_->method, impl_->spec(b), layout, info.step);
+  slots.arrange(*impl_->method, impl_->spec(b), layout, scalars.inputs.info.step);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
     if (!needs.active || is_lost(open, scalars)) {
       continue;
     }
     STRATA_ASSERT(needs.stat_phases <= instruction.phase);
-    impl_->view_state(b, range, open.state, impl_->views);
+    impl_->view_state(b, range, open, impl_->views);
     Slice weight = impl_->slice(b, range, open);
     Workspace workspace = impl_->workspace_for(*weight.param, needs, open);
     impl_->method->update(weight,
@@ -361,7 +455,7 @@ void OptimizerUpdater::update(const Instruction& instruction,
                           impl_->views,
                           slots.totals(scalars.stats, range.param, needs.stat_phases),
                           workspace,
-                          info,
+                          impl_->step_info(b, range, open, scalars),
                           compute_stream(DeviceKind::cpu));
   }
 }

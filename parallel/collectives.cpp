@@ -157,11 +157,10 @@ void RankCollectives::reduce(const Instruction& i, const Held& packs) {
     sum_over_ranks(PackClass::grads, i.block, packs, shares);
     return;
   }
-  sum_over_ranks(PackClass::grads, i.block, packs, shares);
-  const bool borrows = std::any_of(together_.borrowed.begin(),
-                                   together_.borrowed.end(),
-                                   [&](const BorrowedGrad& g) { return g.borrower == i.block; });
-  if (borrows) {
+  if (packs.contains({PackClass::grads, i.block})) {  // else it is frozen and lends a gradient
+    sum_over_ranks(PackClass::grads, i.block, packs, shares);
+  }
+  if (packs.contains({PackClass::borrowed_grads, i.block})) {
     sum_over_ranks(PackClass::borrowed_grads,
                    i.block,
                    packs,

@@ -84,6 +84,7 @@ Value linear(Graph& graph, Value x, Value weight, Value bias, WeightLayout layou
   const Value y = graph.add_result(graph.dtype(), shape);
   node.out = {y};
   node.keeps_in = bit(0) | bit(1);
+  node.keeps_for_params = bit(0);
   node.forward_scratch_bytes = matmul_scratch_bytes(p.forward());
   node.backward_scratch_bytes = p.backward_scratch_bytes();
   node.flops = 2.0 * static_cast<double>(p.M) * static_cast<double>(N) * static_cast<double>(K);

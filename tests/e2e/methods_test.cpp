@@ -122,6 +122,15 @@ std::vector<Case> compositions() {
                "method=microadam window=7 density=0.03 stochastic_error=true window_norm=true"),
       composed("galore8bit_int8",
                "method=galore8bit min_coded=1 refresh_every=25 train.weights=int8"),
+      composed("frugal_tensors", "method=frugal subspace=tensors density=0.3 refresh_every=25"),
+      composed("lion_4bit_blocks_master",
+               "method=badam rule=lion states=4bit min_coded=1 blocks=2 ends=in_turn "
+               "refresh_every=25 train.dtype=bf16 train.weights=master"),
+      composed("adam_8bit_blocks_sign",
+               "method=badam states=8bit min_coded=1 remainder=sign rest_lr=0.1 "
+               "refresh_every=25 percentile_clip=50"),
+      composed("blocks_kahan",
+               "method=lisa blocks=1 refresh_every=25 train.dtype=bf16 train.weights=kahan"),
       composed("frugal_stochastic",
                "method=frugal refresh_every=25 train.dtype=bf16 train.weights=stochastic"),
   };

@@ -77,7 +77,7 @@ class Poisoned final : public Communicator {
 class Copy final : public Snapshotter {
  public:
   void snapshot(const Instruction& instruction, const Held& packs) override {
-    for (const PackClass cls : {PackClass::weights, PackClass::state}) {
+    for (const PackClass cls : {PackClass::weights, PackClass::state, PackClass::turn_state}) {
       if (packs.contains({cls, instruction.block})) {
         const std::span<std::byte> from = packs[{cls, instruction.block}];
         bytes.insert(bytes.end(), from.begin(), from.end());
@@ -127,9 +127,15 @@ Computation computation_of(const Case& of, int rank) {
       of.format == WeightFormat::f32 || of.format == WeightFormat::int8 ? DType::f32 : DType::bf16;
   c.update = of.mode;
   c.method = of.method;
+  // A turn that begins is a change by itself.
+  const bool turns = optim::make_optimizer(of.method, {})->period_steps() > 0;
   for (const auto& [name, value, help] : optim::optimizer_settings(of.method)) {
     if (name == "refresh_every") {
-      c.method_settings.push_back({name, "2"});
+      c.method_settings.push_back({name, turns ? "100" : "2"});
+    } else if (name == "blocks") {
+      c.method_settings.push_back({name, "1"});
+    } else if (name == "ends") {  // a sum for each block
+      c.method_settings.push_back({name, "always"});
     } else if (name == "min_coded") {
       c.method_settings.push_back({name, "1"});
     } else if (name == "code_embeddings") {

@@ -40,7 +40,8 @@ struct Parts {
   bool orthogonal = false;
 
   bool legal() const {
-    const bool only_matrices = orthogonal || subspace != SubspaceKind::whole;
+    const bool only_matrices =
+        orthogonal || (subspace != SubspaceKind::whole && !optim::takes_turns(subspace));
     if (subspace == SubspaceKind::eigenbasis &&
         (states != "f32" || remainder != Remainder::discard)) {
       return false;
@@ -64,7 +65,9 @@ struct Parts {
     if (subspace != SubspaceKind::whole &&
         (subspace != SubspaceKind::eigenbasis || remainder != Remainder::discard)) {
       all.push_back({"remainder", optim::to_text(remainder)});
-      all.push_back({"reset", "true"});
+      if (!optim::takes_turns(subspace)) {
+        all.push_back({"reset", "true"});
+      }
     }
     return all;
   }

@@ -106,6 +106,9 @@ TEST(EveryMethod, SlowContinuesFromItsBytesInANewUpdater) {
 // bf16 beside an f32 master: the master runs as f32 alone does, and the copy is its rounding.
 TEST(EveryMethod, MasterWeightsAreThoseOfF32) {
   for (const std::string& name : optim::optimizer_names()) {
+    if (optim::make_optimizer(name, {})->freezes()) {
+      continue;  // the master ends with the turn
+    }
     SCOPED_TRACE(name);
     MethodRig plain(name, small_settings(name), WeightFormat::f32);
     MethodRig master(name, small_settings(name), WeightFormat::bf16_master);
@@ -240,9 +243,10 @@ TEST(EveryMethod, NonFiniteGradientsAreFoundBeforeAnythingChanges) {
     step_alone(rig, 1, gradient_of(1));
     const MethodRig::Bytes before = rig.collect();
     EXPECT_FALSE(rig.non_finite());
+    const auto [id, last] = rig.trains(17) ? std::pair(17, 4100) : std::pair(10, 50 * 96 - 1);
     for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
       rig.set_gradients(
-          [&](const ParamInfo& p, std::int64_t i) { return p.id == 17 && i == 4100 ? bad : 0.1f; });
+          [&](const ParamInfo& p, std::int64_t i) { return p.id == id && i == last ? bad : 0.1f; });
       EXPECT_TRUE(rig.non_finite());
     }
     expect_equal(rig.collect(), before);
@@ -274,6 +278,7 @@ const std::map<std::string, Refused>& out_of_range() {
       {"ns_steps", {{"0", "1 to 20"}, {"21", "1 to 20"}}},
       {"aux.lr_ratio", {{"-1", "at least 0"}}},
       {"refresh_every", {{"0", "at least 1"}}},
+      {"blocks", {{"0", "at least 1"}}},
       {"rank", {{"-1", "at least 0"}}},
       {"scale", {{"0", "above 0"}, {"-1", "above 0"}}},
       {"growth", {{"0.99", "at least 1"}}},

@@ -87,11 +87,13 @@ class MethodRig {
     store_.create({PackClass::workspace});
     Noise noise(77);
     for (int b = 0; b < blocks_count(); ++b) {
-      for (const PackClass cls : {PackClass::weights, PackClass::state, PackClass::grads}) {
+      for (const PackClass cls : kKept) {
         store_.create({cls, b});
       }
+      store_.create({PackClass::grads, b});
       std::ranges::fill(bytes({PackClass::weights, b}), std::byte{0});
       updater.init_state(b, bytes({PackClass::weights, b}), bytes({PackClass::state, b}));
+      updater.init_turn(b, bytes({PackClass::weights, b}), bytes({PackClass::turn_state, b}));
       for (const ParamSpec& param : spec(b).params) {
         std::vector<float> start(static_cast<std::size_t>(param.info.shape.numel()));
         std::ranges::generate(start, [&] { return noise.next(); });
@@ -100,11 +102,35 @@ class MethodRig {
                               0,
                               start,
                               bytes({PackClass::weights, b}),
-                              bytes({PackClass::state, b}));
+                              bytes({PackClass::state, b}),
+                              bytes({PackClass::turn_state, b}));
       }
     }
   }
 
+  /// Where parameters take turns: what an engine does before the step.
+  void enter(std::int64_t step) {
+    if (const std::int64_t next = updater.period_of(step); next != period_) {
+      period_ = next;
+      updater.enter(step);
+      for (int b = 0; b < blocks_count(); ++b) {
+        updater.init_turn(b, bytes({PackClass::weights, b}), bytes({PackClass::turn_state, b}));
+      }
+    }
+  }
+
+  /// Whether the parameter has a gradient in the first period.
+  bool trains(TensorId id) const {
+    const auto turns = updater.turns(1);
+    for (std::size_t b = 0; b < specs.size(); ++b) {
+      for (std::size_t p = 0; p < specs[b].params.size(); ++p) {
+        if (specs[b].params[p].info.id == id) {
+          return turns[b][p] != Turn::frozen;
+        }
+      }
+    }
+    return false;
+  }
   int blocks_count() const { return static_cast<int>(specs.size()); }
   const BlockSpec& spec(int b) const { return specs[static_cast<std::size_t>(b)]; }
   void set_gradients(const Fill& fill) {
@@ -166,8 +192,10 @@ class MethodRig {
   }
   /// Owned ranges of another rig, or of this one at another time, into this one.
   void adopt(MethodRig& other) {
+    period_ = other.period_;
+    updater.enter(1 + period_ * updater.period_steps());
     for (int b = 0; b < blocks_count(); ++b) {
-      for (const PackClass cls : {PackClass::weights, PackClass::state}) {
+      for (const PackClass cls : kKept) {
         std::ranges::copy(other.bytes({cls, b}), bytes({cls, b}).begin());
       }
     }
@@ -179,6 +207,8 @@ class MethodRig {
   StepScalars scalars;
 
  private:
+  static constexpr PackClass kKept[] = {
+      PackClass::weights, PackClass::state, PackClass::turn_state};
   static DType kept(WeightFormat format) {
     return format == WeightFormat::f32 ? DType::f32 : DType::bf16;
   }
@@ -201,7 +231,7 @@ class MethodRig {
     }
     return out;
   }
-  PackSizes sizes() const {
+  PackSizes sizes() {
     PackSizes all{{{PackClass::workspace}, updater.workspace_bytes()}};
     for (int b = 0; b < blocks_count(); ++b) {
       const optim::BlockState& block = updater.block(b);
@@ -209,12 +239,21 @@ class MethodRig {
       all[{PackClass::state, b}] = block.state_bytes;
       all[{PackClass::grads, b}] = block.grads.size_bytes;
     }
+    constexpr int kPeriods = 8;
+    for (int period = kPeriods - 1; period >= 0; --period) {  // ends with the first
+      updater.enter(1 + period * updater.period_steps());
+      for (int b = 0; b < blocks_count(); ++b) {
+        std::int64_t& most = all[{PackClass::turn_state, b}];
+        most = std::max(most, updater.block(b).turn_state_bytes);
+      }
+    }
     return all;
   }
   Held hold(int b) {
     Held packs;
     for (const PackKey key : {PackKey{PackClass::weights, b},
                               PackKey{PackClass::state, b},
+                              PackKey{PackClass::turn_state, b},
                               PackKey{PackClass::grads, b},
                               PackKey{PackClass::workspace}}) {
       packs.add(store_.acquire(key));
@@ -225,6 +264,7 @@ class MethodRig {
   std::vector<ShardSpec> shards_;
   int rank_;
   DType working_;
+  std::int64_t period_ = 0;
 };
 
 /// One step of all ranks, statistics added over them as collectives do.
@@ -233,6 +273,7 @@ inline void step_together(std::span<MethodRig* const> ranks,
                           const MethodRig::Fill& gradient,
                           double lr = 1e-2) {
   for (MethodRig* rank : ranks) {
+    rank->enter(t);
     rank->set_gradients(gradient);
     rank->scalars.inputs.info = {t, 9, lr, t % 2 == 0 ? 0.5f : 1.f};
   }

@@ -127,6 +127,9 @@ std::int64_t preconditioner(const ParamInfo& p) {
 std::vector<Row> rows() {
   return {
       {"adamw", {}, &adam, "679.48 / 995.52", "7784.63 / 9886.52"},
+      // Of what has a turn.
+      {"badam", {}, &adam, "", ""},
+      {"lisa", {}, &adam, "", ""},
       {"sgd",
        {{"momentum", "0.9"}},
        [](const ParamInfo& p) { return 4 * numel(p); },

@@ -1,0 +1,206 @@
+// The rooms tied together on paper: sizes, programs and places of one rank.
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "launch/activations.h"
+#include "launch/blueprint_parts.h"
+#include "launch/turn_plans.h"
+
+namespace strata::launch {
+namespace {
+
+void merge_sizes(PackSizes& into, const PackSizes& from) {
+  for (const auto& [key, bytes] : from) {
+    std::int64_t& size = into[key];
+    size = std::max(size, bytes);
+  }
+}
+
+void require_work_for(RankPlace place, std::int64_t G) {
+  if (G < place.world) {
+    throw Error(Errc::config,
+                fmt::format("train: a step has {} micro-batches for {} ranks and every rank needs "
+                            "one; lower train.micro_batch, raise train.batch_tokens, or start at "
+                            "most {} ranks",
+                            G,
+                            place.world,
+                            G));
+  }
+}
+
+}  // namespace
+
+Blueprint::Impl::Impl(const Computation& c)
+    : computation(c), blocks(models::build_blocks(c.model)) {
+  require_work_for(c.place, c.G);
+  for (const auto& block : blocks) {
+    specs.push_back(block->spec());
+  }
+  make_runners();
+  make_updater();
+  plan_periods();
+}
+
+/// The bytes of each tier are those of the period that needs most; the first one is entered.
+void Blueprint::Impl::plan_periods() {
+  const std::vector<std::int64_t> firsts = first_steps_of_turns(*updater, computation.steps);
+  for (const std::int64_t first : firsts) {  // a workspace serves all of them
+    updater->enter(first);
+    freeze();
+  }
+  std::map<Tier, offload::TierPlan> all;
+  for (auto first = firsts.rbegin(); first != firsts.rend(); ++first) {
+    enter(*first);
+    offload::cover(all, plan.tiers);
+    longest_step = step.step.size() > longest_step.step.size() ? step : longest_step;
+  }
+  tiers = std::move(all);
+  plan.tiers = tiers;
+}
+
+/// Who trains in a step, and with it programs and places.
+void Blueprint::Impl::enter(std::int64_t step_number) {
+  updater->enter(step_number);
+  freeze();
+  make_programs();
+  std::vector<Program> programs{step, snapshot};
+  if (computation.evaluation_G > 0) {
+    programs.push_back(evaluation);
+  }
+  plan = offload::make_plan(programs, sizes());
+  for (const auto& [tier, all] : tiers) {
+    STRATA_ASSERT(plan.tiers.at(tier).arena_bytes <= all.arena_bytes);
+    plan.tiers[tier] = all;
+  }
+}
+
+void Blueprint::Impl::freeze() {
+  if (updater->period_steps() > 0) {
+    train->freeze(updater->frozen());
+  }
+}
+
+void Blueprint::Impl::make_runners() {
+  const auto& c = computation;
+  models::RunnerConfig config{.B = c.B,
+                              .T = c.T,
+                              .C = c.model.C,
+                              .dtype = c.dtype,
+                              .use = BlockProgram::Use::train,
+                              .first_micro_batch = 0,
+                              .last_micro_batch = 0,
+                              .keep = kept_by_block(c.recompute)};
+  const auto set_range = [&](std::int64_t G) {
+    const auto mine = micro_batch_range(c.place.rank, c.place.world, static_cast<int>(G));
+    config.first_micro_batch = mine.begin;
+    config.last_micro_batch = mine.end;
+  };
+  set_range(c.G);
+  train = std::make_unique<models::GraphRunner>(blocks, config);
+  if (c.evaluation_G > 0) {
+    config.use = BlockProgram::Use::evaluate;
+    config.keep.clear();
+    set_range(c.evaluation_G);
+    evaluate = std::make_unique<models::GraphRunner>(blocks, config);
+  }
+}
+
+void Blueprint::Impl::make_updater() {
+  const std::shared_ptr<optim::Optimizer> method =
+      optim::make_optimizer(computation.method, computation.method_settings);
+  const auto shards = sharded() ? make_shards(*method,
+                                              specs,
+                                              computation.weight_format(),
+                                              computation.dtype,
+                                              computation.place.world)
+                                : std::vector<ShardSpec>{};
+  updater = std::make_unique<optim::OptimizerUpdater>(method,
+                                                      specs,
+                                                      shards,
+                                                      computation.place.rank,
+                                                      computation.weight_format(),
+                                                      computation.dtype,
+                                                      computation.seed);
+  together = make_together(specs, *updater, shards, computation.dtype);
+  together.summation = computation.summation;
+  together.micro_batches = static_cast<int>(computation.G);
+}
+
+/// Of all ranks at once, so that what they owe one another is checked; ours is kept.
+void Blueprint::Impl::make_programs() {
+  StepShape shape{.blocks = static_cast<int>(blocks.size()),
+                  .micro_batches = static_cast<int>(computation.G),
+                  .world = computation.place.world,
+                  .summation = computation.summation,
+                  .borrows = train->borrows(),
+                  .stat_phases = updater->stat_phases(),
+                  .recomputed = recomputed_blocks(computation.recompute),
+                  .frozen = updater->frozen(),
+                  .in_turn = updater->in_turn()};
+  const auto make = [&](const std::function<Program(const StepShape&)>& program) {
+    std::vector<Program> all;
+    for (shape.rank = 0; shape.rank < shape.world; ++shape.rank) {
+      all.push_back(program(shape));
+    }
+    if (const auto wrong = validate(all)) {
+      throw Error(Errc::internal, "schedule: " + to_string(*wrong));
+    }
+    return all[static_cast<std::size_t>(computation.place.rank)];
+  };
+  step =
+      make([&](const StepShape& s) { return make_step(s, computation.order, computation.update); });
+  snapshot = make(make_snapshot);
+  if (computation.evaluation_G > 0) {
+    shape.micro_batches = static_cast<int>(computation.evaluation_G);
+    evaluation = make(make_evaluation);
+  }
+}
+
+PackSizes Blueprint::Impl::sizes() const {
+  PackSizes sizes = train->pack_sizes();
+  if (evaluate) {
+    merge_sizes(sizes, evaluate->pack_sizes());
+  }
+  for (int b = 0; b < static_cast<int>(blocks.size()); ++b) {
+    sizes[{PackClass::state, b}] = updater->block(b).state_bytes;
+    sizes[{PackClass::state_next, b}] = updater->block(b).state_bytes;
+    sizes[{PackClass::turn_state, b}] = updater->block(b).turn_state_bytes;
+    sizes[{PackClass::turn_state_next, b}] = updater->block(b).turn_state_bytes;
+    sizes[{PackClass::weights_next, b}] = sizes[{PackClass::weights, b}];
+  }
+  std::int64_t& workspace = sizes[{PackClass::workspace}];
+  workspace = std::max(workspace, updater->workspace_bytes());
+  return sizes;
+}
+
+Blueprint::Blueprint(const Computation& computation) : impl_(std::make_unique<Impl>(computation)) {}
+Blueprint::~Blueprint() = default;
+const Computation& Blueprint::computation() const {
+  return impl_->computation;
+}
+const offload::Plan& Blueprint::plan() const {
+  return impl_->plan;
+}
+const Program& Blueprint::step_program() const {
+  return impl_->step;
+}
+const Program& Blueprint::longest_step_program() const {
+  return impl_->longest_step;
+}
+const Program& Blueprint::evaluation_program() const {
+  return impl_->evaluation;
+}
+
+OptimizerBytes Blueprint::optimizer_bytes() const {
+  return launch::optimizer_bytes(*impl_->updater, impl_->specs);
+}
+
+const BlockProgram& Blueprint::block_program(int block) const {
+  return impl_->train->block_program(block);
+}
+
+}  // namespace strata::launch
