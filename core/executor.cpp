@@ -53,7 +53,10 @@ Executor::Executor(Program program, Machine machine)
 void Executor::begin(StepScalars& scalars) const {
   const auto micro_batches = program_.last_micro_batch - program_.first_micro_batch;
   scalars.loss_sums.assign(static_cast<std::size_t>(micro_batches), 0.0);
-  scalars.partials.resize(static_cast<std::size_t>(program_.blocks));
+  const auto blocks = static_cast<std::size_t>(program_.blocks);
+  scalars.partials.resize(blocks);
+  scalars.block_squares.assign(blocks, -1.0);
+  scalars.block_scales.assign(scalars.inputs.clip_scope == ClipScope::pack ? blocks : 0, 1.f);
   for (const int block : program_.frozen) {
     scalars.partials[static_cast<std::size_t>(block)].clear();
   }
@@ -125,7 +128,8 @@ void Executor::obey(const Instruction& i, const Held& packs, StepScalars& scalar
     case Op::norm:
       return machine_.updater->norm(i, packs, scalars);
     case Op::decide:
-      return machine_.collectives->decide(scalars);
+      return i.block < 0 ? machine_.collectives->decide(scalars)
+                         : machine_.collectives->decide_block(i.block, scalars);
     case Op::stats:
       machine_.updater->stats(i, packs, scalars);
       return machine_.collectives->fold_stats(scalars);

@@ -11,14 +11,18 @@
 
 namespace strata {
 
+/// Of which gradients the norm is limited: of all together, or of each block by itself.
+enum class ClipScope : std::uint8_t { global, pack };
+
 /// What `begin` brings: the data and the numbers of one step. Filled by launch before the program
 /// runs.
 struct StepInputs {
   StepInfo info;
   std::span<const MicroBatch> batches;  // this rank's, in order; batches[0] is `first_micro_batch`
   std::int64_t loss_tokens = 0;         // unmasked targets of the whole step, all ranks
-  double clip = 0.0;                    // global norm limit; 0: none
-  SpanLog* spans = nullptr;             // where the step leaves its times; absent: nowhere
+  double clip = 0.0;                    // limit of a norm; 0: none
+  ClipScope clip_scope = ClipScope::global;
+  SpanLog* spans = nullptr;  // where the step leaves its times; absent: nowhere
 };
 
 /// The named scalars of `begin` and `decide`: all that outlives an instruction besides packs.
@@ -29,6 +33,9 @@ struct StepScalars {
   // Of the update under way: one slot per shard in global order, filled by its owner, zero
   // elsewhere, so that the sum over ranks is exact and the fold over slots has one order.
   std::vector<double> stats;
+  /// By block, where they were decided one by one: sums of squares; -1: not yet.
+  std::vector<double> block_squares;
+  std::vector<float> block_scales;  // clip coefficients by block, ClipScope::pack; else empty
   bool non_finite = false;
   bool stop_requested = false;  // in: this rank's wish; out of decide: everyone's
   // Written by decide, equal on all ranks.
@@ -75,6 +82,8 @@ class Collectives {
   virtual void reduce(const Instruction& instruction, const Held& packs) = 0;
   /// Folds losses, norm partials, non-finite and stop flags of all ranks; sets the outcome.
   virtual void decide(StepScalars& scalars) = 0;
+  /// The same of one block, before the others are known; `decide` comes after the last of them.
+  virtual void decide_block(int block, StepScalars& scalars) = 0;
   /// scalars.stats of all ranks, added slot by slot.
   virtual void fold_stats(StepScalars& scalars) = 0;
   virtual void publish(const Instruction& instruction, const Held& packs) = 0;

@@ -72,8 +72,8 @@ struct Redo {
 struct Node {
   std::string_view op;
   std::vector<Value> in, out;
-  std::uint32_t keeps_in = 0;   // bit i: backward reads in[i] again
-  std::uint32_t keeps_out = 0;  // bit i: backward reads out[i] again
+  std::uint32_t keeps_in = 0;          // bit i: backward reads in[i] again
+  std::uint32_t keeps_out = 0;         // bit i: backward reads out[i] again
   std::uint32_t keeps_for_params = 0;  // of keeps_in: what only gradients of parameters read
   std::int64_t forward_scratch_bytes = 0, backward_scratch_bytes = 0;
   double flops = 0;  // of forward

@@ -136,8 +136,8 @@ struct StepInfo {
   std::int64_t step = 0;  // from 1
   std::uint64_t seed = 0;
   double lr = 0.0;
-  float grad_scale = 1.f;  // clip coefficient
-  Turn turn = Turn::always;   // of the parameter
+  float grad_scale = 1.f;      // clip coefficient
+  Turn turn = Turn::always;    // of the parameter
   std::int64_t turn_step = 0;  // steps of its turn so far, this one included
   /// The age of the parameter's state: t of bias corrections.
   std::int64_t t() const { return turn == Turn::taken ? turn_step : step; }

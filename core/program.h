@@ -28,7 +28,8 @@ enum class Op : std::uint8_t {
   merge,      // one partial sum of a block's gradients, borrowed ones too, joins the one before it
   reduce,     // gradients of a block: partial sums and borrowed parts added, summed over ranks
   norm,       // partial sums of squares of a block's reduced gradients, non-finite test
-  decide,     // all ranks, one reduction: norm, clip coefficient, skip, loss, stop request
+  decide,     // all ranks, one reduction: norm, clip coefficient, skip, loss, stop request; of one
+              // block: its norm, coefficient and skip alone
   stats,      // sums over whole tensors that a block's update needs first, folded over ranks
   update,     // weights and state of a block; before `decide` it writes the next generation
   commit,     // the next generation of a block becomes the current one

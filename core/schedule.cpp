@@ -82,6 +82,10 @@ class ProgramWriter {
     add({.op = Op::norm, .block = block});
     if (update_mode == UpdateMode::speculative) {
       update(block, When::always);
+    } else if (update_mode == UpdateMode::immediate) {
+      add({.op = Op::decide, .block = block});
+      update(block, When::applied);
+      add({.op = Op::drop, .block = block, .cls = PackClass::grads});
     }
   }
   void update(int block, When when) {
@@ -93,7 +97,7 @@ class ProgramWriter {
   void decide_and_apply(UpdateMode update_mode) {
     add({.op = Op::decide});
     for (int b = lowest(); b <= last(); ++b) {
-      if (!trains(b)) {
+      if (!trains(b) || update_mode == UpdateMode::immediate) {
         continue;
       }
       if (update_mode == UpdateMode::speculative) {

@@ -12,11 +12,12 @@ enum class Order : std::uint8_t {
   layer_major,  // all micro-batches through a block before the next: a weight is needed once per
                 // pass
 };
-/// When optimizer updates run. All are exact under global-norm clipping.
+/// When optimizer updates run. All but the last are exact under global-norm clipping.
 enum class UpdateMode : std::uint8_t {
   after_norm,   // after `decide`
   speculative,  // right after a block's last backward, into the next generation, assuming no
                 // clipping
+  immediate,    // there too, and for good: each block is clipped by its own norm or not at all
 };
 
 /// What a schedule needs to know: no bytes, no places, no devices.

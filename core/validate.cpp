@@ -72,7 +72,7 @@ class RankCheck {
   struct Block {
     int next_micro_batch = 0;
     std::vector<MicroBatchRange> sums = {};  // partial sums alive, in order
-    bool reduced = false, normed = false, updated = false, pending = false;
+    bool reduced = false, normed = false, decided = false, updated = false, pending = false;
   };
 
   std::int64_t size(PackKey k) const {
@@ -123,9 +123,9 @@ class RankCheck {
         if (!at(i.block).reduced || at(i.block).normed) {
           return at(i.block).normed ? "takes the norm twice" : "takes the norm before `reduce`";
         }
-        return decided_ ? "takes the norm after `decide`" : "";
+        return closed_ ? "takes the norm after `decide`" : "";
       case Op::decide:
-        return check_decide();
+        return check_decide(i);
       case Op::stats:
       case Op::update:
         return check_update(i);
@@ -208,9 +208,12 @@ class RankCheck {
     return {};
   }
 
-  std::string check_decide() const {
-    if (decided_) {
+  std::string check_decide(const Instruction& i) const {
+    if (closed_ || (i.block >= 0 && at_const(i.block).decided)) {
       return "decides twice";
+    }
+    if (i.block >= 0) {
+      return at_const(i.block).normed ? "" : "decides before the norm of its block";
     }
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       if (!blocks_[b].normed && !is_frozen(p_, static_cast<int>(b))) {
@@ -223,6 +226,9 @@ class RankCheck {
   std::string check_update(const Instruction& i) {
     if (!at(i.block).reduced) {
       return "updates before `reduce`";
+    }
+    if (decided_ && !closed_ && !at(i.block).decided) {
+      return "updates in place before anything is decided of its block";
     }
     if (decided_ && outcome_ == Outcome::skip) {
       return "updates in a step that is skipped";
@@ -253,6 +259,7 @@ class RankCheck {
   void note(const Instruction& i) {
     if (i.op == Op::decide) {
       decided_ = true;
+      closed_ = closed_ || i.block < 0;
     } else if (i.op == Op::save) {
       saved_.insert(i.key());
     } else if (i.op == Op::restore) {
@@ -279,6 +286,9 @@ class RankCheck {
         return;
       case Op::norm:
         b.normed = true;
+        return;
+      case Op::decide:
+        b.decided = true;
         return;
       case Op::update:
         (decided_ ? b.updated : b.pending) = true;
@@ -314,7 +324,7 @@ class RankCheck {
   }
 
   std::string finish_training() const {
-    if (!decided_) {
+    if (!closed_) {
       return "no `decide`";
     }
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
@@ -337,7 +347,7 @@ class RankCheck {
   const std::optional<Budget>& budget_;
   std::set<PackKey> live_, saved_;
   std::vector<Block> blocks_;
-  bool decided_ = false;
+  bool decided_ = false, closed_ = false;  // of a block; of the step
   std::int64_t resident_bytes_ = 0;
 };
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/executor.h"
 #include "core/io/queue.h"
 #include "core/schedule.h"
 #include "core/tensor.h"
@@ -49,7 +50,8 @@ struct TrainSettings {
 };
 struct OptimSettings {
   std::string method;
-  double clip = 0;  // of the global norm; 0: none
+  double clip = 0;  // of a norm; 0: none
+  ClipScope clip_scope = ClipScope::global;
   /// Of the method, without "optim."; the optimizer judges them.
   std::vector<std::pair<std::string, std::string>> settings;
 };

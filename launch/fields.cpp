@@ -157,8 +157,12 @@ std::vector<Field> method_fields() {
       {"optim.method", text, "adamw", Effect::bits,
        "optimizer; its own settings are optim.NAME (see strata config schema)",
        [](C& c, V v) { c.optim.method = v.text(); }, {}, 1},
-      {"optim.clip", real, "1", Effect::bits, "largest global norm of the gradient; 0: any",
+      {"optim.clip", real, "1", Effect::bits, "largest norm of the gradient; 0: any",
        [](C& c, V v) { c.optim.clip = v.real(); }},
+      {"optim.clip_scope", choice, "global", Effect::bits,
+       "whose norm is limited: global: of the whole gradient; pack: of each block's by itself",
+       [](C& c, V v) { c.optim.clip_scope = v.pick({ClipScope::global, ClipScope::pack}); },
+       {"global", "pack"}},
       {"numerics.deterministic", choice, "run", Effect::bits,
        "what repeats bit for bit: run: on the same number of ranks; elastic: on any",
        [](C& c, V v) { c.summation = v.pick({Summation::run, Summation::elastic}); },
@@ -169,9 +173,12 @@ std::vector<Field> method_fields() {
       {"numerics.grad_dtype", choice, "f32", Effect::bits, "of gradients between ranks",
        only_choice, {"f32"}},
       {"numerics.update", choice, "after_norm", Effect::none,
-       "updates after the norm is known, or before and taken back if it clips",
-       [](C& c, V v) { c.update = v.pick({UpdateMode::after_norm, UpdateMode::speculative}); },
-       {"after_norm", "speculative"}},
+       "updates after the norm is known; speculative: before, and taken back if it clips; immediate: block by block for good, which frees each gradient at once",
+       [](C& c, V v) {
+         c.update =
+             v.pick({UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate});
+       },
+       {"after_norm", "speculative", "immediate"}},
   };
 }
 

@@ -157,6 +157,19 @@ WeightFormat weight_format(const TrainSettings& train) {
   return format;
 }
 
+/// A block that has moved cannot be clipped by a norm that is known later.
+void require_update_mode(const RunConfig& config) {
+  if (config.update == UpdateMode::immediate && config.optim.clip > 0 &&
+      config.optim.clip_scope == ClipScope::global) {
+    throw Error(Errc::config,
+                fmt::format("numerics.update: immediate updates move a block before the norm of "
+                            "the whole gradient is known, and optim.clip = {} limits that norm; "
+                            "the nearest is --optim.clip_scope=pack, which limits each block's; "
+                            "or set --optim.clip=0 or --numerics.update=speculative",
+                            config.optim.clip));
+  }
+}
+
 /// Every rank takes part, if with windows of no targets.
 std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config, int world) {
   if (!data.valid) {
@@ -216,6 +229,7 @@ Computation computation_of(const Settings& settings,
                            const JobData& data,
                            RankPlace place) {
   const RunConfig& config = settings.config();
+  require_update_mode(config);
   Computation c;
   c.model = model;
   c.T = config.train.seq_len;

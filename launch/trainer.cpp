@@ -13,6 +13,7 @@
 #include "core/kill_point.h"
 #include "core/runtime.h"
 #include "launch/model_dir.h"
+#include "launch/nonfinite.h"
 #include "launch/plan_report.h"
 #include "launch/provenance.h"
 #include "launch/ranks.h"
@@ -95,7 +96,8 @@ class Trainer {
   void step();
   void evaluate();
   void save();
-  [[noreturn]] void stop_at_nonfinite();
+  [[noreturn]] void stop_here();
+  bool immediate() const { return job_.computation.update == UpdateMode::immediate; }
   bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   Job job_;
@@ -163,6 +165,7 @@ void Trainer::step() {
   scalars_.inputs.batches = batches_;
   scalars_.inputs.loss_tokens = tokens;
   scalars_.inputs.clip = config_.optim.clip;
+  scalars_.inputs.clip_scope = config_.optim.clip_scope;
   scalars_.stop_requested = stop_requested();
   scalars_.inputs.spans = trace_->begin(step);
   engine_.step(scalars_);
@@ -239,28 +242,23 @@ void Trainer::save() {
 /// A skipped step changed no weight, so what was before it can be saved. Not what is after it:
 /// going on again and again would then save one step more each time, until no good checkpoint is
 /// kept.
-void Trainer::stop_at_nonfinite() {
-  const std::int64_t step = state_.step;
+void Trainer::stop_here() {
+  const NonfiniteStep at{state_.step, scalars_.loss, scalars_.grad_norm};
+  if (immediate()) {
+    stop_at_nonfinite(at, {});
+  }
   std::tie(state_.step, state_.tokens, state_.samples) = before_;
   save();
-  throw Error(
-      Errc::numerics,
-      fmt::format("train: step {} has a loss of {} and a gradient norm of {}; {} holds the state "
-                  "before it; resume an earlier checkpoint with a lower train.schedule.lr, or look "
-                  "at the data of this step",
-                  step,
-                  scalars_.loss,
-                  scalars_.grad_norm,
-                  result_.checkpoint.string()));
+  stop_at_nonfinite(at, result_.checkpoint);
 }
 
 TrainResult Trainer::run() {
   while (!result_.interrupted && state_.step < config_.train.steps) {
     step();
     const bool stop = result_.interrupted = scalars_.stop_requested;
-    if (scalars_.outcome == Outcome::skip &&
-        (config_.train.on_nonfinite == OnNonfinite::stop || skipped_in_a_row_ == kHopeless)) {
-      stop_at_nonfinite();
+    if (scalars_.outcome == Outcome::skip && (config_.train.on_nonfinite == OnNonfinite::stop ||
+                                              skipped_in_a_row_ == kHopeless || immediate())) {
+      stop_here();
     }
     if (ranks_.size() > 1 && due(config_.checksum_every)) {
       parallel::require_equal_replicas(ranks_, engine_.replica_hash(), state_.step);

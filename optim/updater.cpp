@@ -174,6 +174,8 @@ StepInfo OptimizerUpdater::Impl::step_info(int block,
   StepInfo info = scalars.inputs.info;
   if (packs.speculative) {
     info.grad_scale = 1.f;
+  } else if (!scalars.block_scales.empty()) {
+    info.grad_scale = scalars.block_scales[static_cast<std::size_t>(block)];
   }
   if (const std::int64_t period = method->period_steps(); period > 0) {
     info.turn = layout(block).turns[static_cast<std::size_t>(range.param)];

@@ -208,26 +208,100 @@ double RankCollectives::gather_scalars(StepScalars& scalars) {
       0.0, std::span(all_).subspan(kFlags), stride, world, together_.micro_batches);
 }
 
+namespace {
+
+double sum_of(const std::vector<double>& partials) {
+  double sum = 0;
+  for (const double partial : partials) {
+    sum += partial;
+  }
+  return sum;
+}
+
+/// torch.nn.utils.clip_grad_norm_
+double coefficient_of(const StepScalars& scalars, double norm) {
+  return scalars.inputs.clip > 0 ? std::min(1.0, scalars.inputs.clip / (norm + 1e-6)) : 1.0;
+}
+
+}  // namespace
+
 void RankCollectives::decide(StepScalars& scalars) {
   const double loss_sum = gather_scalars(scalars);
-  double squares = 0;
-  for (const auto& block : scalars.partials) {
-    for (const double partial : block) {
-      squares += partial;
+  double squares = 0, least = 1.0;
+  const bool apart = !scalars.block_scales.empty();
+  for (std::size_t b = 0; b < scalars.partials.size(); ++b) {
+    const bool decided = b < scalars.block_squares.size() && scalars.block_squares[b] >= 0;
+    if (!decided && !apart) {
+      for (const double partial : scalars.partials[b]) {
+        squares += partial;
+      }
+      continue;
+    }
+    const double of_block = decided ? scalars.block_squares[b] : sum_of(scalars.partials[b]);
+    squares += of_block;
+    if (apart) {
+      const double coefficient = coefficient_of(scalars, std::sqrt(of_block));
+      least = std::min(least, coefficient);
+      scalars.block_scales[b] = static_cast<float>(coefficient);
     }
   }
   scalars.loss = loss_sum / static_cast<double>(scalars.inputs.loss_tokens);
   scalars.grad_norm = std::sqrt(squares);
-  const double coefficient =
-      scalars.inputs.clip > 0 ? scalars.inputs.clip / (scalars.grad_norm + 1e-6) : 1.0;
+  if (!apart) {
+    least = coefficient_of(scalars, scalars.grad_norm);
+  }
   if (scalars.non_finite || !std::isfinite(scalars.loss) || !std::isfinite(scalars.grad_norm)) {
     scalars.outcome = Outcome::skip;
-  } else if (coefficient < 1.0) {
+  } else if (least < 1.0) {
     scalars.outcome = Outcome::clip_below_one;
-    scalars.inputs.info.grad_scale = static_cast<float>(coefficient);
+    scalars.inputs.info.grad_scale = apart ? 1.f : static_cast<float>(least);
   } else {
     scalars.outcome = Outcome::clip_is_one;
   }
+}
+
+/// Whether any rank found what is no number, and the block's sums of squares of all.
+void RankCollectives::gather_block(int block, StepScalars& scalars) {
+  std::vector<double>& partials = scalars.partials[static_cast<std::size_t>(block)];
+  const bool partial = sharded() && ranks_.size() > 1;
+  const bool loss = std::all_of(scalars.loss_sums.begin(), scalars.loss_sums.end(), [](double x) {
+    return std::isfinite(x);
+  });
+  mine_.assign(1, scalars.non_finite || !loss ? 1.0 : 0.0);
+  if (partial) {
+    mine_.insert(mine_.end(), partials.begin(), partials.end());
+  }
+  const std::size_t stride = mine_.size();
+  all_.resize(stride * static_cast<std::size_t>(ranks_.size()));
+  ranks_.gather_all(std::as_writable_bytes(std::span(all_)), std::as_bytes(std::span(mine_)));
+  for (std::size_t at = 0; at < all_.size(); at += stride) {
+    scalars.non_finite = scalars.non_finite || all_[at] != 0;
+  }
+  for (std::size_t chunk = 0; partial && chunk < partials.size(); ++chunk) {
+    partials[chunk] = 0;
+    for (std::size_t at = 1 + chunk; at < all_.size(); at += stride) {
+      partials[chunk] += all_[at];
+    }
+  }
+}
+
+void RankCollectives::decide_block(int block, StepScalars& scalars) {
+  gather_block(block, scalars);
+  const auto b = static_cast<std::size_t>(block);
+  const double squares = sum_of(scalars.partials[b]);
+  scalars.block_squares[b] = squares;
+  scalars.partials[b].clear();  // folded: the last decision does not add it again
+  scalars.non_finite = scalars.non_finite || !std::isfinite(squares);
+  if (scalars.non_finite) {
+    scalars.outcome = Outcome::skip;
+    return;
+  }
+  double coefficient = 1.0;
+  if (!scalars.block_scales.empty()) {
+    coefficient = coefficient_of(scalars, std::sqrt(squares));
+    scalars.block_scales[b] = static_cast<float>(coefficient);
+  }
+  scalars.outcome = coefficient < 1.0 ? Outcome::clip_below_one : Outcome::clip_is_one;
 }
 
 void RankCollectives::fold_stats(StepScalars& scalars) {

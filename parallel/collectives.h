@@ -39,7 +39,9 @@ class RankCollectives final : public Collectives {
   /// Norm from partial sums in (block, tensor, chunk) order; loss from those of the micro-batches
   /// in order; clip coefficient = clip / (norm + 1e-6) where below 1
   /// (torch.nn.utils.clip_grad_norm_); skip when loss or norm is not finite on any rank.
+  /// In ClipScope::pack each block has a coefficient of its own.
   void decide(StepScalars& scalars) override;
+  void decide_block(int block, StepScalars& scalars) override;
   void fold_stats(StepScalars& scalars) override;
   /// The owners' working weights to all.
   void publish(const Instruction& instruction, const Held& packs) override;
@@ -51,6 +53,7 @@ class RankCollectives final : public Collectives {
   void sum_over_ranks(PackClass cls, int block, const Held& packs, std::span<const Share> shares);
   void add_borrowed(int block, const Held& packs, bool own_shares_only);
   double gather_scalars(StepScalars& scalars);
+  void gather_block(int block, StepScalars& scalars);
 
   Communicator& ranks_;
   Together together_;

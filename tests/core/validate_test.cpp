@@ -27,7 +27,8 @@ std::string diagnosis(const Program& p) {
 TEST(Validate, AcceptsEveryScheduleAtAnyWorldSize) {
   for (int world = 1; world <= 4; ++world) {
     for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-      for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
+      for (const UpdateMode mode :
+           {UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate}) {
         std::vector<Program> ranks, evaluations;
         for (int r = 0; r < world; ++r) {
           StepShape shape = tied_shape(r, world);
@@ -44,6 +45,49 @@ TEST(Validate, AcceptsEveryScheduleAtAnyWorldSize) {
   }
   EXPECT_EQ(diagnosis(make_snapshot(tied_shape())), "");
   EXPECT_EQ(diagnosis(make_inference({.blocks = 3, .micro_batches = 1, .borrows = {{2, 0}}})), "");
+}
+
+TEST(Validate, AcceptsFrozenBlocks) {
+  const std::vector<std::vector<int>> choices{{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}};
+  for (const std::vector<int>& frozen : choices) {
+    for (const Summation summation : {Summation::run, Summation::elastic}) {
+      for (const UpdateMode mode :
+           {UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate}) {
+        std::vector<Program> ranks;
+        for (int r = 0; r < 2; ++r) {
+          StepShape shape = tied_shape(r, 2);
+          shape.summation = summation;
+          shape.recomputed = {1};
+          shape.frozen = frozen;
+          ranks.push_back(make_step(shape, Order::layer_major, mode));
+        }
+        const auto wrong = validate(ranks);
+        EXPECT_FALSE(wrong) << to_string(*wrong);
+        for (const Instruction& i : ranks[0].step) {
+          const bool still = std::ranges::binary_search(frozen, i.block);
+          EXPECT_FALSE(still && (i.op == Op::update || i.op == Op::norm || i.op == Op::publish));
+          EXPECT_FALSE(i.op == Op::backward && i.block < lowest_trained(ranks[0]));
+        }
+      }
+    }
+  }
+}
+
+TEST(Validate, AFrozenBlockIsNotUpdated) {
+  StepShape shape = tied_shape();
+  shape.frozen = {1};
+  Program p = make_step(shape, Order::layer_major, UpdateMode::after_norm);
+  p.step.insert(p.step.end() - 1, {.op = Op::update, .block = 1, .when = When::applied});
+  EXPECT_NE(diagnosis(p), "");
+}
+
+TEST(Validate, AnImmediateUpdateNeedsTheDecisionOfItsBlock) {
+  Program p = make_step(tied_shape(), Order::layer_major, UpdateMode::immediate);
+  EXPECT_EQ(diagnosis(p), "");
+  p.step.erase(std::find_if(p.step.begin(), p.step.end(), [](const Instruction& i) {
+    return i.op == Op::decide && i.block == 1;
+  }));
+  EXPECT_NE(diagnosis(p).find("before anything is decided of its block"), std::string::npos);
 }
 
 struct Broken {

@@ -13,7 +13,8 @@ class BadMethod : public testing::Test {
   void refused(const Words& settings, std::initializer_list<std::string_view> says) const {
     Words words;
     for (const std::string& setting : settings) {
-      words.push_back((setting.starts_with("train.") ? "--" : "--optim.") + setting);
+      const bool whole = setting.starts_with("train.") || setting.starts_with("numerics.");
+      words.push_back((whole ? "--" : "--optim.") + setting);
     }
     const auto before = runs_.contents();
     expect_refused(run_command(runs_.train("run", words)), 2, says);
@@ -36,6 +37,17 @@ TEST_F(BadMethod, ASubspaceThatIsNoneOfTheMatrix) {
     refused({name, "density=-1"}, {"optim.density", "0 < density", "'-1'"});
     refused({name, "density=nan"}, {"optim.density", "a number", "'nan'"});
   }
+}
+
+TEST_F(BadMethod, TurnsThatTheModelCannotTake) {
+  refused({"method=badam", "blocks=9"}, {"optim.blocks", "needs 1 to", "got 9", "nearest is"});
+  refused({"method=badam", "blocks=0"}, {"optim.blocks", "at least 1", "'0'"});
+  refused({"method=lisa", "remainder=channel"}, {"optim.remainder", "discard, sign or sgd"});
+}
+
+TEST_F(BadMethod, ImmediateUpdatesBeneathALimitOfTheWholeNorm) {
+  refused({"numerics.update=immediate"},
+          {"numerics.update", "optim.clip = 1", "nearest is --optim.clip_scope=pack"});
 }
 
 TEST_F(BadMethod, UnknownNames) {

@@ -36,6 +36,7 @@ class GradientCollector final : public Collectives, public Updater {
     }
   }
   void decide(StepScalars&) override {}
+  void decide_block(int, StepScalars&) override {}
   void fold_stats(StepScalars&) override {}
   void publish(const Instruction&, const Held&) override {}
   void send(const Instruction&, const Held&) override {}

@@ -235,6 +235,56 @@ TEST(Decide, SkipsWhatIsNotFinite) {
   EXPECT_EQ(decided(std::move(flagged)).outcome, Outcome::skip);
 }
 
+TEST(Decide, LimitsEachBlockByItself) {
+  StepScalars s = scalars_of({10.0}, {{16.0}, {0.25}, {}});
+  s.block_scales.assign(3, 1.f);
+  s = decided(std::move(s));
+  EXPECT_EQ(s.outcome, Outcome::clip_below_one);
+  EXPECT_EQ(s.block_scales, (std::vector<float>{static_cast<float>(1.0 / (4.0 + 1e-6)), 1.f, 1.f}));
+  EXPECT_EQ(s.inputs.info.grad_scale, 1.f);
+  EXPECT_EQ(s.grad_norm, std::sqrt(16.25));
+  s = scalars_of({10.0}, {{0.25}, {0.25}, {}});
+  s.block_scales.assign(3, 1.f);
+  EXPECT_EQ(decided(std::move(s)).outcome, Outcome::clip_is_one);
+}
+
+TEST(Decide, OneBlockAfterAnotherIsAllAtOnce) {
+  tests::LocalRanks(2).run([](Communicator& ranks) {
+    RankCollectives collectives(ranks, {.micro_batches = 2, .shares = {{}, {}}});
+    const auto scalars = [&] {
+      StepScalars s = ranks.rank() == 0 ? scalars_of({3.0}, {{9.0, 0.0}, {0.0}})
+                                        : scalars_of({4.0}, {{0.0, 16.0}, {0.25}});
+      s.block_squares.assign(2, -1.0);
+      s.block_scales.assign(2, 1.f);
+      return s;
+    };
+    StepScalars together = scalars(), apart = scalars();
+    collectives.decide(together);
+    collectives.decide_block(1, apart);
+    EXPECT_EQ(apart.outcome, Outcome::clip_is_one);
+    collectives.decide_block(0, apart);
+    EXPECT_EQ(apart.outcome, Outcome::clip_below_one);
+    EXPECT_EQ(apart.block_scales, together.block_scales);
+    collectives.decide(apart);
+    EXPECT_EQ(apart.block_scales, together.block_scales);
+    EXPECT_EQ(apart.grad_norm, together.grad_norm);
+    EXPECT_EQ(apart.loss, together.loss);
+    EXPECT_EQ(apart.outcome, together.outcome);
+    // One that is bad on one rank stops all that come after it, on both.
+    StepScalars bad = scalars();
+    bad.non_finite = ranks.rank() == 1;
+    collectives.decide_block(1, bad);
+    EXPECT_EQ(bad.outcome, Outcome::skip);
+    bad.partials = {{1.0, 1.0}, {}};
+    collectives.decide_block(0, bad);
+    EXPECT_EQ(bad.outcome, Outcome::skip);
+    StepScalars loss = scalars();
+    loss.loss_sums = {ranks.rank() == 0 ? std::nan("") : 1.0};
+    collectives.decide_block(1, loss);
+    EXPECT_EQ(loss.outcome, Outcome::skip);
+  });
+}
+
 TEST(Decide, IsTheSameOnAllRanks) {
   tests::LocalRanks(2).run([](Communicator& ranks) {
     RankCollectives collectives(ranks, {.micro_batches = 2});

@@ -217,6 +217,19 @@ void FakeCollectives::reduce(const Instruction& i, const Held& packs) {
   add_borrowed();
 }
 
+void FakeCollectives::decide_block(int block, StepScalars& scalars) {
+  double square = 0;
+  for (const double partial : scalars.partials[static_cast<std::size_t>(block)]) {
+    square += partial;
+  }
+  bool bad = !std::isfinite(square);
+  for (void* post : exchange(&scalars)) {
+    bad = bad || static_cast<StepScalars*>(post)->non_finite;
+  }
+  world_.barrier.arrive_and_wait();
+  scalars.outcome = bad ? Outcome::skip : Outcome::clip_is_one;
+}
+
 void FakeCollectives::decide(StepScalars& scalars) {
   double loss = 0, square = 0;
   bool bad = false;

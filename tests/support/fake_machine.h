@@ -82,6 +82,7 @@ class FakeCollectives final : public Collectives {
   void merge(const Instruction& i, const Held& packs) override;
   void reduce(const Instruction& i, const Held& packs) override;
   void decide(StepScalars& scalars) override;
+  void decide_block(int block, StepScalars& scalars) override;
   void fold_stats(StepScalars& scalars) override;
   void publish(const Instruction& i, const Held& packs) override;
   void send(const Instruction&, const Held&) override {}
