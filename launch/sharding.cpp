@@ -1,31 +1,10 @@
 #include "launch/sharding.h"
 
-#include <numeric>
-
-#include "core/for_each.h"
+#include "optim/cuts.h"
 #include "optim/optimizer.h"
 #include "optim/weight_update.h"
 
 namespace strata::launch {
-namespace {
-
-std::int64_t cut_of(const Granularity& granularity, const Shape& shape) {
-  const std::int64_t whole = shape.numel();
-  switch (granularity.unit) {
-    case Granularity::Unit::element:
-      return kChunk;
-    case Granularity::Unit::block:
-      return std::lcm(kChunk, granularity.block);
-    case Granularity::Unit::row:
-      return std::lcm(kChunk, shape.back());
-    case Granularity::Unit::column:
-    case Granularity::Unit::whole:
-      break;
-  }
-  return whole;
-}
-
-}  // namespace
 
 std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
                                    std::span<const BlockSpec> specs,
@@ -36,10 +15,9 @@ std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
   for (const BlockSpec& spec : specs) {
     auto& block = blocks.emplace_back();
     for (const ParamSpec& param : spec.params) {
-      const Shape& shape = param.info.shape;
       block.push_back({param.info.id,
-                       shape.numel(),
-                       cut_of(method.granularity(param.info), shape),
+                       param.info.shape.numel(),
+                       optim::cut_unit(method, param.info),
                        optim::state_bytes(method, param.info, format, working)});
     }
   }

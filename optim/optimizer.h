@@ -36,9 +36,10 @@ class Optimizer {
   virtual Needs needs(const ParamInfo&, std::int64_t /*step*/) const { return {}; }
   /// State of a fresh slice; bytes arrive zeroed.
   virtual void init(const ParamInfo&, StateViews&, Stream&) const {}
-  /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks;
-  /// shares are added in global order by the caller. `totals`: those of the phases before, `stats`
-  /// doubles each. State may be changed.
+  /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks.
+  /// Slices are pieces whose size follows from the tensor alone, whoever owns them (cut_unit), and
+  /// shares are added in order by the caller. `totals`: those of the phases before, `stats` doubles
+  /// each. State may be changed.
   virtual void stats(const SliceIn&,
                      StateViews&,
                      std::span<const double> /*totals*/,

@@ -72,6 +72,13 @@ struct OptimizerUpdater::Impl {
                   const OwnedRange& range,
                   std::span<std::byte> state,
                   StateViews& to) const;
+  /// Of elements [begin, end) of the range, cut where fields may be.
+  void view_piece(int block,
+                  const OwnedRange& range,
+                  std::int64_t begin,
+                  std::int64_t end,
+                  std::span<std::byte> state,
+                  StateViews& to) const;
   Workspace workspace_for(const ParamInfo& param,
                           const Needs& needs,
                           const UpdatePacks& packs) const;
@@ -81,9 +88,18 @@ struct OptimizerUpdater::Impl {
 
 namespace {
 
+SliceIn gradient_of(const ParamInfo& param,
+                    const OwnedRange& range,
+                    std::int64_t begin,
+                    std::int64_t end,
+                    std::span<std::byte> grads) {
+  std::byte* const at =
+      grads.data() + range.grad_offset + (begin - range.begin) * size_bytes(DType::f32);
+  return {Tensor(at, DType::f32, {end - begin}), &param, begin};
+}
+
 SliceIn gradient(const ParamInfo& param, const OwnedRange& range, std::span<std::byte> grads) {
-  return {
-      Tensor(grads.data() + range.grad_offset, DType::f32, {range.numel()}), &param, range.begin};
+  return gradient_of(param, range, range.begin, range.end, grads);
 }
 
 /// What the format keeps of the working weights, for weights that were never more precise.
@@ -157,11 +173,23 @@ void OptimizerUpdater::Impl::view_state(int block,
                                         const OwnedRange& range,
                                         std::span<std::byte> state,
                                         StateViews& to) const {
+  view_piece(block, range, range.begin, range.end, state, to);
+}
+
+void OptimizerUpdater::Impl::view_piece(int block,
+                                        const OwnedRange& range,
+                                        std::int64_t begin,
+                                        std::int64_t end,
+                                        std::span<std::byte> state,
+                                        StateViews& to) const {
   const StateLayout& fields = layout(block).fields[static_cast<std::size_t>(range.param)];
+  const Shape& shape = param(block, range).shape;
   to.clear();
   for (std::size_t f = 0; f < fields.size(); ++f) {
-    const OwnedRange::Field& at = range.fields[f];
-    to.set(fields[f].name, Tensor(state.data() + at.offset, fields[f].dtype, {at.numel}));
+    const StateField& field = fields[f];
+    const std::int64_t before = field_numel(field, shape, range.begin, begin);
+    std::byte* const at = state.data() + range.fields[f].offset + before * size_bytes(field.dtype);
+    to.set(field.name, Tensor(at, field.dtype, {field_numel(field, shape, begin, end)}));
   }
 }
 
@@ -322,18 +350,23 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   scalars.stats.resize(slots.size(phase + 1), 0.0);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (needs.active && needs.stat_phases > phase && !is_lost(open, scalars)) {
-      impl_->view_state(b, range, open.state, impl_->views);
-      Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
-      impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
+    if (!needs.active || needs.stat_phases <= phase || is_lost(open, scalars)) {
+      continue;
+    }
+    const ParamInfo& param = impl_->param(b, range);
+    Workspace workspace = impl_->workspace_for(param, needs, open);
+    const std::span<const double> totals = slots.totals(scalars.stats, range.param, phase);
+    slots.for_each_piece(range, [&](std::int64_t piece, std::int64_t begin, std::int64_t end) {
+      impl_->view_piece(b, range, begin, end, open.state, impl_->views);
+      impl_->method->stats(gradient_of(param, range, begin, end, open.grads),
                            impl_->views,
-                           slots.totals(scalars.stats, range.param, phase),
-                           slots.slot(scalars.stats, phase, range.param, range.shard),
+                           totals,
+                           slots.slot(scalars.stats, phase, range.param, piece),
                            phase,
                            workspace,
                            info,
                            compute_stream(DeviceKind::cpu));
-    }
+    });
   }
   slots.forget_others(scalars.stats, layout.ranges, phase + 1);
 }

@@ -51,7 +51,7 @@ class OptimizerUpdater final : public Updater {
   /// partials[block] gets one entry per kChunk elements of each parameter, in order; chunks that
   /// another rank owns are 0, so that ranks are combined by adding element by element.
   void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
-  /// scalars.stats gets one slot per active parameter and shard for every phase so far.
+  /// scalars.stats gets one slot per active parameter and piece (cut_unit) for every phase so far.
   void stats(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
   /// Where the next generation is among `packs` (stats and update before `decide`), the first of
   /// them copies the current one there; only the copy is changed, with grad_scale 1.

@@ -122,6 +122,13 @@ std::vector<Case> compositions() {
                "method=microadam window=7 density=0.03 stochastic_error=true window_norm=true"),
       composed("galore8bit_int8",
                "method=galore8bit min_coded=1 refresh_every=25 train.weights=int8"),
+      composed("qgalore_int8",
+               "method=qgalore min_coded=1 refresh_every=5 lazy_similarity=0.1 train.weights=int8"),
+      composed("natural_galore_short",
+               "method=natural_galore rank=4 refresh_every=9 fisher_window=3"),
+      composed("sgd_sai_percentile", "method=sgd_sai percentile_clip=20"),
+      composed("adam_mini_percentile", "method=adam_mini percentile_clip=20"),
+      composed("mfac_4bit", "method=mfac_sparse window=5 density=0.05 error=4bit"),
       composed("frugal_stochastic",
                "method=frugal refresh_every=25 train.dtype=bf16 train.weights=stochastic"),
   };
