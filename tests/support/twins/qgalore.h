@@ -48,15 +48,15 @@ struct LazyRefresh {
 
 struct QGaLoreStep {
   Vec exact;             // weights before they are quantised again
-  IntQuantised weights;  // unchanged bytes where the update is all zero
-  bool moved = true;
+  IntQuantised weights;  // unchanged in groups where the update is all zero
   AdamState state;
   AdamDirection adam;
+  bool moved = true;
 };
 
-/// GaLore on 8-bit weights of `group` elements with the dequantised basis; the weights are
-/// quantised again with fresh ranges and `noise`, unless nothing moved. `zero`: the kernel's new
-/// zero points.
+/// GaLore on 8-bit weights of `group` elements with the dequantised basis; groups of weights are
+/// quantised again with fresh ranges and `noise`, unless nothing in them moved. `zero`: the
+/// kernel's new zero points.
 inline QGaLoreStep qgalore(const IntQuantised& weights,
                            std::size_t rows,
                            std::size_t columns,
@@ -71,10 +71,31 @@ inline QGaLoreStep qgalore(const IntQuantised& weights,
                            std::span<const std::uint8_t> zero = {}) {
   const Vec before = dequantise_int(weights.codes, weights.scale, weights.zero, group);
   GaLoreStep step = galore({rows, columns, before}, state, g, basis, s, lr, t);
-  QGaLoreStep out{step.weights.values, weights, true, step.state, step.adam};
-  out.moved = out.exact != before;
-  if (out.moved) {
-    out.weights = quantise_int(out.exact, 8, group, IntRange::with_zero, noise, zero);
+  Vec terms(before.size());
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    terms[i] = std::max(std::abs(before[i]), lr);
+  }
+  QGaLoreStep out{
+      step.weights.values,
+      quantise_int(step.weights.values, 8, group, IntRange::with_zero, noise, zero, terms),
+      step.state,
+      step.adam,
+      step.weights.values != before};
+  for (std::size_t start = 0; start < before.size(); start += group) {
+    const std::size_t end = std::min(start + group, before.size()), j = start / group;
+    bool stands = true;
+    for (std::size_t i = start; i < end; ++i) {
+      stands = stands && out.exact[i] == before[i];
+    }
+    if (stands) {
+      for (std::size_t i = start; i < end; ++i) {
+        out.weights.codes[i] = weights.codes[i];
+        out.weights.margin[i] = kFar;
+      }
+      out.weights.scale[j] = weights.scale[j];
+      out.weights.zero[j] = weights.zero[j];
+      out.weights.zero_margin[j] = kFar;
+    }
   }
   return out;
 }
