@@ -122,6 +122,8 @@ class BlockProgram {
   bool ends_in_loss_ = false;
   std::vector<Hold> hold_;  // by value
   std::vector<Place> forward_place_, backward_place_, grad_place_;
+  /// The output of a recompute, where the node that makes it makes something saved too.
+  Place recomputed_output_;
   std::vector<int> first_grad_node_;  // by value: node whose backward contributes first
   std::vector<int> redo_at_;  // by node: before the backward of which one it is redone; -1: never
   std::vector<std::vector<int>> redo_before_;  // the same, by that one; in order
