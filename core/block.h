@@ -18,10 +18,15 @@ struct BorrowedParam {
   int param = 0;
   Shape shape;  // of the parameter
 };
+/// A matrix W (a, b) that is kept as two parameters of a block: W = left (a, R) * right (R, b).
+struct FactorPair {
+  int left = 0, right = 0;  // indices into BlockSpec::params
+};
 struct BlockSpec {
   std::string name;               // "h.3"
   std::vector<ParamSpec> params;  // order = layout in the weights pack
   std::vector<BorrowedParam> borrows;
+  std::vector<FactorPair> factors = {};
 };
 
 /// One stage of a model: embedding, decoder block, or final norm and loss. Stateless; all bytes

@@ -23,8 +23,8 @@ struct ModelSettings {
   std::string preset;     // empty when init_from is given
   std::string init_from;  // directory or file with weights
   std::optional<double> dropout;
-  std::optional<bool> bias;
-  std::optional<std::int64_t> L, C, H, K, F, max_T;
+  std::optional<bool> bias, stable_embedding;
+  std::optional<std::int64_t> L, C, H, K, F, max_T, factor_rank;
 };
 struct DataSettings {
   std::vector<std::string> train;

@@ -71,6 +71,14 @@ std::vector<Field> model_fields() {
       {"model.bias", boolean, kOfModel, Effect::bits, "biases of linears and layer norms (GPT-2)",
        [](C& c, V v) { c.model.bias = v.is_word() ? std::nullopt : std::optional(v.boolean()); },
        preset},
+      {"model.stable_embedding", boolean, kOfModel, Effect::bits,
+       "Xavier-uniform token table and a layer norm behind the lookup",
+       [](C& c, V v) {
+         c.model.stable_embedding = v.is_word() ? std::nullopt : std::optional(v.boolean());
+       }, preset},
+      {"model.factor_rank", integer, kOfModel, Effect::bits,
+       "matrices of decoder blocks are products of two of this rank; 0: whole",
+       [](C& c, V v) { c.model.factor_rank = v.maybe_integer(); }, preset, 0},
       {"model.L", integer, kOfModel, Effect::bits, "decoder blocks",
        [](C& c, V v) { c.model.L = v.maybe_integer(); }, preset, 1},
       {"model.C", size, kOfModel, Effect::bits, "channels",
