@@ -15,10 +15,6 @@
 namespace strata {
 namespace {
 
-// Of a factor, relative to its largest singular value: the resolution of its entries.
-constexpr double kLeastOfFactor = 1e-7;
-// Of the product: what its r x r core in float64 does not tell from zero.
-constexpr double kLeastOfProduct = 1e-12;
 constexpr std::int64_t kColumns = 64;  // of a factor that are made together
 
 /// A factor as M * Q, Q with orthonormal rows that are not formed: M = root * P, where the rows of
@@ -99,12 +95,10 @@ void decompose(const Triangle& to,
   const Tensor vectors = square(to.vectors, r);
   gram(vectors, matrix, stream);
   symmetric_eigen(list(room.values, r), vectors, vectors, room.rest, stream);
-  const double largest = std::sqrt(std::max(room.values[0], 0.0));
   for (std::int64_t i = 0; i < r; ++i) {
     const double root = std::sqrt(std::max(room.values[i], 0.0));
-    const bool kept = root > kLeastOfFactor * largest;
-    to.root[i] = kept ? root : 0.0;
-    to.inverse[i] = kept ? 1.0 / root : 0.0;
+    to.root[i] = root;
+    to.inverse[i] = root > 0.0 ? 1.0 / root : 0.0;
   }
 }
 
@@ -176,17 +170,14 @@ void balance_factors(const Tensor& left,
   // Rows of `image` are singular vectors times singular values, whose lengths are known better than
   // the roots of the eigenvalues.
   products(room.image, room.turn, room.core, r);
-  double largest = 0.0;
   cpu::simd([&] {
     for (std::int64_t i = 0; i < r; ++i) {
       const double* const row = room.image + i * r;
       room.values[i] = std::sqrt(cpu::wide_dot(r, row, row));
-      largest = std::max(largest, room.values[i]);
     }
   });
   for (std::int64_t i = 0; i < r; ++i) {
-    const bool kept = room.values[i] > kLeastOfProduct * largest;
-    const double root = kept ? std::sqrt(room.values[i]) : 0.0, inverse = kept ? 1.0 / root : 0.0;
+    const double root = std::sqrt(room.values[i]), inverse = root > 0.0 ? 1.0 / root : 0.0;
     for (std::int64_t j = 0; j < r; ++j) {
       room.image[i * r + j] *= inverse * room.left.inverse[j];
       room.turn[i * r + j] *= root * room.right.inverse[j];
