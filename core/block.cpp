@@ -120,6 +120,14 @@ void BlockProgram::place_forward() {
       place.region = Region::input;
     } else if (v == output_) {
       place.region = Region::output;
+      for (std::size_t n = 0; n < nodes.size(); ++n) {
+        const auto& out = nodes[n].out;
+        if (recomputed_[n] && std::find(out.begin(), out.end(), v) != out.end()) {
+          const auto at = static_cast<std::int64_t>(n);
+          lifetimes.push_back({value_bytes(info), {{at, at + 1}}});
+          transient.push_back(v);
+        }
+      }
     } else if (hold_[index(v)] == Hold::saved) {
       place = {Region::saved, saved_bytes_};
       saved_bytes_ += value_bytes(info);
@@ -143,7 +151,9 @@ void BlockProgram::place_forward() {
   }
   const Offsets offsets = assign_offsets(lifetimes, kAlign);
   for (std::size_t i = 0; i < transient.size(); ++i) {
-    forward_place_[index(transient[i])] = {Region::workspace, offsets.at[i]};
+    Place& place =
+        transient[i] == output_ ? recomputed_output_ : forward_place_[index(transient[i])];
+    place = {Region::workspace, offsets.at[i]};
   }
   forward_scratch_.assign(offsets.at.end() - static_cast<std::ptrdiff_t>(nodes.size()),
                           offsets.at.end());
@@ -274,6 +284,11 @@ void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
   bind_values(bytes, forward_place_);
   const auto nodes = graph_.nodes();
   const bool recompute = output_ && bytes.output.empty();
+  if (recompute && recomputed_output_.region == Region::workspace) {
+    const ValueInfo& info = graph_.info(output_);
+    values_[index(output_)] =
+        Tensor(bytes.workspace.data() + recomputed_output_.offset, info.dtype, info.shape);
+  }
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     const Node& node = nodes[n];
     if ((node.is_loss && use_ == Use::train) || (recompute && !recomputed_[n])) {

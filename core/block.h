@@ -18,10 +18,15 @@ struct BorrowedParam {
   int param = 0;
   Shape shape;  // of the parameter
 };
+/// A matrix W (a, b) that is kept as two parameters of a block: W = left (a, R) * right (R, b).
+struct FactorPair {
+  int left = 0, right = 0;  // indices into BlockSpec::params
+};
 struct BlockSpec {
   std::string name;               // "h.3"
   std::vector<ParamSpec> params;  // order = layout in the weights pack
   std::vector<BorrowedParam> borrows;
+  std::vector<FactorPair> factors = {};
 };
 
 /// One stage of a model: embedding, decoder block, or final norm and loss. Stateless; all bytes
@@ -144,6 +149,8 @@ class BlockProgram {
   bool ends_in_loss_ = false;
   std::vector<Hold> hold_;  // by value
   std::vector<Place> forward_place_, backward_place_, grad_place_;
+  /// The output of a recompute, where the node that makes it makes something saved too.
+  Place recomputed_output_;
   std::vector<int> first_grad_node_;  // by value: node whose backward contributes first
   std::vector<int> redo_at_;  // by node: before the backward of which one it is redone; -1: never
   std::vector<std::vector<int>> redo_before_;  // the same, by that one; in order

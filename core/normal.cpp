@@ -79,11 +79,23 @@ void normals(double* z, const std::uint32_t* words) {
   }
 }
 
-}  // namespace
+/// v (kBatch) in (-1, 1) from as many words.
+void uniforms(double* v, const std::uint32_t* words) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < kBatch; ++i) {
+    v[i] = (static_cast<double>(words[i]) + 0.5) * 0x1p-31 - 1.0;
+  }
+}
 
-void fill_normal(
-    std::span<float> to, const RandomKey& key, std::int64_t first, double mean, double deviation) {
-  const auto fill = [&](std::int64_t begin, std::int64_t end) {
+/// to[i] = mean + by * value(first + i), where `make` turns a batch of words into values.
+template <class Make>
+void fill(std::span<float> to,
+          const RandomKey& key,
+          std::int64_t first,
+          double mean,
+          double by,
+          const Make& make) {
+  const auto fill_range = [&](std::int64_t begin, std::int64_t end) {
     std::uint32_t words[kBatch];
     double z[kBatch];
     for (std::int64_t i = begin; i < end;) {
@@ -92,15 +104,31 @@ void fill_normal(
       fill_words(words, key, static_cast<std::uint64_t>(draw), kDraws);
       float* out = to.data() + i;
       cpu::simd([&] {
-        normals(z, words);
+        make(z, words);
         for (std::int64_t j = 0; j < count; ++j) {
-          out[j] = static_cast<float>(mean + deviation * z[skipped + j]);
+          out[j] = static_cast<float>(mean + by * z[skipped + j]);
         }
       });
       i += count;
     }
   };
-  parallel_for(static_cast<std::int64_t>(to.size()), kChunk, fill);
+  parallel_for(static_cast<std::int64_t>(to.size()), kChunk, fill_range);
+}
+
+}  // namespace
+
+void fill_normal(
+    std::span<float> to, const RandomKey& key, std::int64_t first, double mean, double deviation) {
+  fill(to, key, first, mean, deviation, [](double* z, const std::uint32_t* words) {
+    normals(z, words);
+  });
+}
+
+void fill_uniform(
+    std::span<float> to, const RandomKey& key, std::int64_t first, double mean, double bound) {
+  fill(to, key, first, mean, bound, [](double* v, const std::uint32_t* words) {
+    uniforms(v, words);
+  });
 }
 
 }  // namespace strata

@@ -11,5 +11,8 @@ namespace strata {
 /// double. Opens the team.
 void fill_normal(
     std::span<float> to, const RandomKey& key, std::int64_t first, double mean, double deviation);
+/// The same, uniform in mean +- bound: an element is one word of the key.
+void fill_uniform(
+    std::span<float> to, const RandomKey& key, std::int64_t first, double mean, double bound);
 
 }  // namespace strata

@@ -26,10 +26,12 @@ struct ParamInfo {
   int output_axis = 0;  // of a matrix: the axis of output features; 1 where it is kept (in, out)
 };
 
-/// How a parameter starts: normal(mean, std) from (seed, id, element), or a constant (std = 0).
+/// How a parameter starts: normal(mean, std) or uniform in mean +- bound, from (seed, id, element);
+/// a constant where both are 0.
 struct Init {
   float mean = 0.f;
   float std = 0.f;
+  float bound = 0.f;  // not beside std
 };
 struct ParamSpec {
   ParamInfo info;

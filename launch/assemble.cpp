@@ -100,6 +100,10 @@ void Engine::restore(const checkpoint::Reader& reader) {
 void Engine::step(StepScalars& scalars) {
   impl_->enter(scalars.inputs.info.step);
   impl_->step->run(scalars);
+  const std::int64_t every = impl_->plan.computation.balance_every;
+  if (every > 0 && scalars.outcome != Outcome::skip && scalars.inputs.info.step % every == 0) {
+    impl_->state->balance_factors();
+  }
 }
 std::int64_t Engine::period() const {
   return impl_->period;

@@ -35,9 +35,10 @@ struct Computation {
   Order order = Order::micro_batch_major;
   UpdateMode update = UpdateMode::after_norm;
   Summation summation = Summation::run;
-  bool sharded_update = true;  // ZeRO-1: each rank keeps state of its shards alone
-  std::int64_t steps = 1;      // of the run: who takes turns in it is planned
-  std::uint64_t seed = 0;      // of the run: keys who has a turn when
+  bool sharded_update = true;      // ZeRO-1: each rank keeps state of its shards alone
+  std::int64_t steps = 1;          // of the run: who takes turns in it is planned
+  std::uint64_t seed = 0;          // of the run: keys who has a turn when
+  std::int64_t balance_every = 0;  // steps between balancings of factors; 0: never
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
   offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "launch/activations.h"
 #include "launch/blueprint_parts.h"
+#include "launch/model_state.h"
 #include "launch/turn_plans.h"
 
 namespace strata::launch {
@@ -125,6 +126,7 @@ void Blueprint::Impl::make_updater() {
                                                       computation.weight_format(),
                                                       computation.dtype,
                                                       computation.seed);
+  updater->restart_factors_every(computation.balance_every);
   together = make_together(specs, *updater, shards, computation.dtype);
   together.summation = computation.summation;
   together.micro_batches = static_cast<int>(computation.G);
@@ -173,7 +175,9 @@ PackSizes Blueprint::Impl::sizes() const {
     sizes[{PackClass::weights_next, b}] = sizes[{PackClass::weights, b}];
   }
   std::int64_t& workspace = sizes[{PackClass::workspace}];
-  workspace = std::max(workspace, updater->workspace_bytes());
+  workspace = std::max({workspace,
+                        updater->workspace_bytes(),
+                        computation.balance_every > 0 ? balance_factors_bytes(specs) : 0});
   return sizes;
 }
 

@@ -24,8 +24,8 @@ struct ModelSettings {
   std::string preset;     // empty when init_from is given
   std::string init_from;  // directory or file with weights
   std::optional<double> dropout;
-  std::optional<bool> bias;
-  std::optional<std::int64_t> L, C, H, K, F, max_T;
+  std::optional<bool> bias, stable_embedding;
+  std::optional<std::int64_t> L, C, H, K, F, max_T, factor_rank;
 };
 struct DataSettings {
   std::vector<std::string> train;
@@ -45,8 +45,9 @@ struct TrainSettings {
   std::optional<Order> order;           // absent: what the summation makes cheaper
   optim::LrScheduleConfig schedule;
   OnNonfinite on_nonfinite = OnNonfinite::skip;
-  std::int64_t eval_every = 0;   // steps; 0: never
-  std::int64_t eval_tokens = 0;  // 0: all
+  std::int64_t balance_every = 0;  // steps; 0: never
+  std::int64_t eval_every = 0;     // steps; 0: never
+  std::int64_t eval_tokens = 0;    // 0: all
 };
 struct OptimSettings {
   std::string method;

@@ -76,6 +76,8 @@ void require_shape_of_weights(const models::ModelConfig& weights, const ModelSet
   require("model.K", m.K, weights.K);
   require("model.F", m.F, weights.F);
   require("model.bias", m.bias, weights.bias);
+  require("model.stable_embedding", m.stable_embedding, weights.stable_embedding);
+  require("model.factor_rank", m.factor_rank, weights.factor_rank);
   if (weights.family == models::Family::gpt2) {  // a table of positions
     require("model.max_T", m.max_T, weights.max_T);
   }
@@ -100,6 +102,8 @@ models::ModelConfig choose_model(const RunConfig& config,
   change(model.H, m.H);
   change(model.max_T, m.max_T);
   change(model.bias, m.bias);
+  change(model.stable_embedding, m.stable_embedding);
+  change(model.factor_rank, m.factor_rank);
   if (m.dropout) {
     model.dropout = static_cast<float>(*m.dropout);
   }
@@ -245,6 +249,7 @@ Computation computation_of(const Settings& settings,
   c.update = config.update;
   c.steps = config.train.steps;
   c.seed = config.train.seed;
+  c.balance_every = model.factor_rank > 0 ? config.train.balance_every : 0;
   c.method = config.optim.method;
   for (const auto& [name, value] : config.optim.settings) {
     c.method_settings.push_back({name, value});

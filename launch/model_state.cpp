@@ -4,10 +4,29 @@
 #include <utility>
 #include <vector>
 
+#include "core/compress/balanced_factors.h"
+#include "core/cpu/scratch.h"
+#include "core/runtime.h"
 #include "launch/stored_weights.h"
 #include "optim/weight_update.h"
 
 namespace strata::launch {
+
+std::int64_t balance_factors_bytes(std::span<const BlockSpec> specs) {
+  std::int64_t most = 0;
+  for (const BlockSpec& spec : specs) {
+    for (const FactorPair& pair : spec.factors) {
+      const Shape& left = spec.params[static_cast<std::size_t>(pair.left)].info.shape;
+      const Shape& right = spec.params[static_cast<std::size_t>(pair.right)].info.shape;
+      most = std::max(
+          most,
+          cpu::aligned_bytes(left.numel() * size_bytes(DType::f32)) +
+              cpu::aligned_bytes(right.numel() * size_bytes(DType::f32)) +
+              cpu::aligned_bytes(balance_factors_workspace_bytes(left[0], right[1], right[0])));
+    }
+  }
+  return most;
+}
 
 ModelState::ModelState(PackStore& store,
                        const optim::OptimizerUpdater& updater,
@@ -75,6 +94,35 @@ void ModelState::restore(const checkpoint::Reader& reader, bool new_turns) {
   }
   if (new_turns) {
     begin_turns();
+  }
+}
+
+void ModelState::balance_factors() {
+  const Lease workspace = store_.acquire({PackClass::workspace});
+  const std::vector<int> frozen = updater_.frozen();
+  for (int block = 0; block < static_cast<int>(specs_.size()); ++block) {
+    if (std::ranges::binary_search(frozen, block)) {
+      continue;
+    }
+    const BlockSpec& spec = specs_[static_cast<std::size_t>(block)];
+    for (const FactorPair& pair : spec.factors) {
+      cpu::Scratch scratch(workspace.bytes());
+      const auto read = [&](int param) {
+        const ParamInfo& info = spec.params[static_cast<std::size_t>(param)].info;
+        const Tensor values = scratch.tensor(DType::f32, info.shape);
+        read_weights(store_, places_.at(info.name), dtype_, values);
+        return values;
+      };
+      const Tensor left = read(pair.left), right = read(pair.right);
+      const std::int64_t room =
+          balance_factors_workspace_bytes(left.shape()[0], right.shape()[1], right.shape()[0]);
+      strata::balance_factors(left, right, scratch.bytes(room), compute_stream(DeviceKind::cpu));
+      for (const auto& [param, values] : {std::pair{pair.left, left}, {pair.right, right}}) {
+        const ParamSpec& of = spec.params[static_cast<std::size_t>(param)];
+        write(of, 0, {values.data<float>(), static_cast<std::size_t>(values.numel())});
+        updater_.forget(block, of.info.id, store_.acquire({PackClass::state, block}).bytes());
+      }
+    }
   }
 }
 

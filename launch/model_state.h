@@ -14,6 +14,9 @@
 
 namespace strata::launch {
 
+/// Workspace of ModelState::balance_factors; 0: no matrix has factors.
+std::int64_t balance_factors_bytes(std::span<const BlockSpec> specs);
+
 /// The weights and state packs of one rank: how they begin and how they come back.
 class ModelState {
  public:
@@ -32,6 +35,9 @@ class ModelState {
   void restore(const checkpoint::Reader& reader, bool new_turns);
   /// Fresh state of what has a turn now; its packs are resident.
   void begin_turns();
+  /// The factors of every matrix that has some share its singular values, from the weights that are
+  /// computed with, and their moments start anew. Uses the workspace that blocks share.
+  void balance_factors();
   /// All that this rank holds, in the order of the snapshot program.
   StateDict entries() const;
 

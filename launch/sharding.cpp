@@ -2,32 +2,12 @@
 
 #include <algorithm>
 #include <iterator>
-#include <numeric>
 
-#include "core/for_each.h"
+#include "optim/cuts.h"
 #include "optim/optimizer.h"
 #include "optim/weight_update.h"
 
 namespace strata::launch {
-namespace {
-
-std::int64_t cut_of(const Granularity& granularity, const Shape& shape) {
-  const std::int64_t whole = shape.numel();
-  switch (granularity.unit) {
-    case Granularity::Unit::element:
-      return kChunk;
-    case Granularity::Unit::block:
-      return std::lcm(kChunk, granularity.block);
-    case Granularity::Unit::row:
-      return std::lcm(kChunk, shape.back());
-    case Granularity::Unit::column:
-    case Granularity::Unit::whole:
-      break;
-  }
-  return whole;
-}
-
-}  // namespace
 
 std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
                                    std::span<const BlockSpec> specs,
@@ -44,7 +24,7 @@ std::vector<ShardSpec> make_shards(const optim::Optimizer& method,
       const ParamInfo& param = specs[b].params[p].info;
       const parallel::Cuttable tensor{param.id,
                                       param.shape.numel(),
-                                      cut_of(method.granularity(param), param.shape),
+                                      optim::cut_unit(method, param),
                                       optim::state_bytes(method, param, format, working)};
       if (turns[b][p] == Turn::always) {
         lasting.push_back(tensor);

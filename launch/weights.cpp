@@ -36,6 +36,19 @@ void write_weights(PackStore& store,
   }
 }
 
+void read_weights(PackStore& store, const WeightPlace& place, DType dtype, const Tensor& to) {
+  const Lease lease = store.acquire({PackClass::weights, place.block});
+  const std::byte* const from = lease.bytes().data() + place.offset;
+  float* const values = to.data<float>();
+  if (dtype == DType::f32) {
+    const auto* const precise = reinterpret_cast<const float*>(from);
+    std::copy(precise, precise + to.numel(), values);
+  } else {
+    const auto* const rounded = reinterpret_cast<const bf16*>(from);
+    std::transform(rounded, rounded + to.numel(), values, to_float);
+  }
+}
+
 void for_each_piece(
     std::span<const BlockSpec> specs,
     const std::function<void(const ParamSpec&, std::int64_t begin, std::span<float>)>& body) {

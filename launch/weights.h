@@ -29,6 +29,9 @@ void write_weights(PackStore& store,
                    std::int64_t begin,
                    std::span<const float> values);
 
+/// The whole of a parameter as f32.
+void read_weights(PackStore& store, const WeightPlace& place, DType dtype, const Tensor& to);
+
 /// Calls `body` for every parameter in turn, piece by piece, with room for the piece's values.
 void for_each_piece(
     std::span<const BlockSpec> specs,

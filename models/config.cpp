@@ -1,5 +1,6 @@
 #include "models/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -64,6 +65,40 @@ std::string llama_problem(const ModelConfig& c) {
   }
   if (c.bias) {
     return "the llama family has no biases, got bias = true";
+  }
+  return {};
+}
+
+/// The shape of the first matrix of a decoder block that is thinner than the rank of its factors.
+std::string factor_problem(const ModelConfig& c) {
+  struct Matrix {
+    std::string_view name;
+    std::int64_t out, in;
+  };
+  const std::vector<Matrix> matrices =
+      c.family == Family::gpt2 ? std::vector<Matrix>{{"attn.c_attn", 3 * c.C, c.C},
+                                                     {"attn.c_proj", c.C, c.C},
+                                                     {"mlp.c_fc", c.F, c.C},
+                                                     {"mlp.c_proj", c.C, c.F}}
+                               : std::vector<Matrix>{{"self_attn.q_proj", c.H * c.D, c.C},
+                                                     {"self_attn.k_proj", c.K * c.D, c.C},
+                                                     {"self_attn.v_proj", c.K * c.D, c.C},
+                                                     {"self_attn.o_proj", c.C, c.H * c.D},
+                                                     {"mlp.gate_proj", c.F, c.C},
+                                                     {"mlp.up_proj", c.F, c.C},
+                                                     {"mlp.down_proj", c.C, c.F}};
+  const auto short_side = [](const Matrix& m) { return std::min(m.out, m.in); };
+  const Matrix& thinnest = *std::ranges::min_element(matrices, {}, short_side);
+  if (c.factor_rank < 0 || c.factor_rank > short_side(thinnest)) {
+    return fmt::format(
+        "factor_rank needs at most {}, the short side of {} ({}, {}), got {}; the nearest is {}, "
+        "and 0 keeps matrices whole",
+        short_side(thinnest),
+        thinnest.name,
+        thinnest.out,
+        thinnest.in,
+        c.factor_rank,
+        c.factor_rank < 0 ? 0 : short_side(thinnest));
   }
   return {};
 }
@@ -143,7 +178,11 @@ std::string ModelConfig::problem() const {
   if (!(init_std >= 0) || !std::isfinite(init_std)) {
     return fmt::format("init_std must not be negative, got {}", init_std);
   }
-  return family == Family::gpt2 ? gpt2_problem(*this) : llama_problem(*this);
+  if (std::string text = family == Family::gpt2 ? gpt2_problem(*this) : llama_problem(*this);
+      !text.empty()) {
+    return text;
+  }
+  return factor_problem(*this);
 }
 
 void ModelConfig::validate() const {

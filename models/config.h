@@ -24,6 +24,8 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   RopeStyle rope_style = RopeStyle::half_split;
   float init_std = 0.02f;
+  bool stable_embedding = false;  // Xavier-uniform table, layer norm right behind the lookup
+  std::int64_t factor_rank = 0;   // R: matrices of decoder blocks are W = B A; 0: whole
   /// What is wrong, naming the field (H does not divide C, K does not divide H, ...); empty:
   /// nothing.
   std::string problem() const;

@@ -113,6 +113,8 @@ void read_strata(const Fields& fields, ModelConfig& c) {
         fmt::format("'rope_style' must be \"half_split\" or \"interleaved\", got \"{}\"", style));
   }
   c.rope_style = style == "interleaved" ? RopeStyle::interleaved : RopeStyle::half_split;
+  c.stable_embedding = extra.boolean("stable_embedding", c.stable_embedding);
+  c.factor_rank = extra.integer("factor_rank", c.factor_rank);
 }
 
 ModelConfig read_gpt2(const Fields& fields) {
@@ -293,6 +295,12 @@ ModelConfig read_config(const std::filesystem::path& directory) {
 std::string config_json(const ModelConfig& config, DType dtype) {
   STRATA_ASSERT(dtype == DType::f32 || dtype == DType::bf16);
   json j = config.family == Family::gpt2 ? gpt2_json(config) : llama_json(config);
+  if (config.stable_embedding) {
+    j["strata"]["stable_embedding"] = true;
+  }
+  if (config.factor_rank != 0) {
+    j["strata"]["factor_rank"] = config.factor_rank;
+  }
   j["initializer_range"] = as_written(config.init_std);
   j["tie_word_embeddings"] = config.tied;
   j["torch_dtype"] = dtype == DType::bf16 ? "bfloat16" : "float32";

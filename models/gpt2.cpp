@@ -5,8 +5,6 @@
 
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
-#include "core/ops/embedding.h"
-#include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/residual.h"
 #include "models/families.h"
@@ -15,16 +13,15 @@
 namespace strata::models {
 namespace {
 
-constexpr Init kOnes{1.f, 0.f};
-constexpr Init kZeros{0.f, 0.f};
-
 class Embedding final : public Block {
  public:
-  Embedding(const ModelConfig& config, ParamDeclarer& declare) : dropout_(config.dropout) {
+  Embedding(const ModelConfig& config, ParamDeclarer& declare) : c_(config) {
     spec_.name = "embedding";
-    const Init normal{0.f, config.init_std};
-    declare.add(spec_, "transformer.wte.weight", Role::embed, {config.V, config.C}, normal);
-    declare.add(spec_, "transformer.wpe.weight", Role::embed, {config.max_T, config.C}, normal);
+    declare.add(spec_, "transformer.wte.weight", Role::embed, {c_.V, c_.C}, table_init(c_));
+    declare.add(spec_, "transformer.wpe.weight", Role::embed, {c_.max_T, c_.C}, {0.f, c_.init_std});
+    if (c_.stable_embedding) {
+      declare.add_layer_norm(spec_, "transformer.embedding_norm", c_);
+    }
   }
   const BlockSpec& spec() const override { return spec_; }
   std::string kind() const override { return "gpt2.embedding"; }
@@ -32,13 +29,13 @@ class Embedding final : public Block {
     ParamCursor p(params);
     const Value tokens = p.next();
     const Value positions = p.next();
-    const Value x = named(graph, embedding(graph, tokens, positions), "embedded");
-    return dropout_ > 0 ? dropout(graph, x, dropout_) : x;
+    const Value x = embed(graph, tokens, positions, p, c_);
+    return c_.dropout > 0 ? dropout(graph, x, c_.dropout) : x;
   }
 
  private:
+  ModelConfig c_;
   BlockSpec spec_;
-  float dropout_;
 };
 
 class Decoder final : public Block {
@@ -46,28 +43,16 @@ class Decoder final : public Block {
   Decoder(const ModelConfig& config, std::int64_t index, ParamDeclarer& declare) : c_(config) {
     spec_.name = "h." + std::to_string(index);
     const std::string prefix = "transformer." + spec_.name + ".";
-    const Init normal{0.f, c_.init_std};
+    const float normal = c_.init_std;
     // Each block adds two branches to the residual stream: its variance stays that of the input.
-    const Init residual{0.f, c_.init_std / std::sqrt(2.f * static_cast<float>(c_.L))};
-    const auto vector = [&](const std::string& name, std::int64_t n, Init init) {
-      declare.add(spec_, prefix + name, Role::vector, {n}, init);
+    const float residual = c_.init_std / std::sqrt(2.f * static_cast<float>(c_.L));
+    const auto affine = [&](const std::string& name, std::int64_t in, std::int64_t out, float std) {
+      declare.add_linear(spec_, prefix + name, out, in, std, WeightLayout::in_out, c_);
     };
-    const auto affine = [&](const std::string& name, std::int64_t in, std::int64_t out, Init init) {
-      declare.add(spec_, prefix + name + ".weight", Role::matrix, {in, out}, init, 1);
-      if (c_.bias) {
-        vector(name + ".bias", out, kZeros);
-      }
-    };
-    const auto norm = [&](const std::string& name) {
-      vector(name + ".weight", c_.C, kOnes);
-      if (c_.bias) {
-        vector(name + ".bias", c_.C, kZeros);
-      }
-    };
-    norm("ln_1");
+    declare.add_layer_norm(spec_, prefix + "ln_1", c_);
     affine("attn.c_attn", c_.C, 3 * c_.C, normal);
     affine("attn.c_proj", c_.C, c_.C, residual);
-    norm("ln_2");
+    declare.add_layer_norm(spec_, prefix + "ln_2", c_);
     affine("mlp.c_fc", c_.C, c_.F, normal);
     affine("mlp.c_proj", c_.F, c_.C, residual);
   }
@@ -81,10 +66,8 @@ class Decoder final : public Block {
       const Value bias = p.next_if(c_.bias);
       return named(graph, layer_norm(graph, v, weight, bias, c_.norm_eps), std::move(name));
     };
-    const auto affine = [&](Value v, std::string name) {
-      const Value weight = p.next();
-      const Value bias = p.next_if(c_.bias);
-      return named(graph, linear(graph, v, weight, bias, WeightLayout::in_out), std::move(name));
+    const auto affine = [&](Value v, const std::string& name) {
+      return linear_layer(graph, v, p, WeightLayout::in_out, c_, name);
     };
     const std::int64_t widths[] = {c_.C, c_.C, c_.C};
     const std::vector<Value> qkv = split(graph, affine(norm(x, "norm1"), "qkv"), widths);
@@ -110,10 +93,7 @@ class Head final : public Block {
  public:
   Head(const ModelConfig& config, ParamDeclarer& declare) : c_(config) {
     spec_.name = "head";
-    declare.add(spec_, "transformer.ln_f.weight", Role::vector, {c_.C}, kOnes);
-    if (c_.bias) {
-      declare.add(spec_, "transformer.ln_f.bias", Role::vector, {c_.C}, kZeros);
-    }
+    declare.add_layer_norm(spec_, "transformer.ln_f", c_);
     declare_head_table(declare, spec_, c_);
   }
   const BlockSpec& spec() const override { return spec_; }

@@ -5,8 +5,6 @@
 
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
-#include "core/ops/embedding.h"
-#include "core/ops/linear.h"
 #include "core/ops/norm.h"
 #include "core/ops/residual.h"
 #include "core/ops/rope.h"
@@ -20,24 +18,25 @@ constexpr Init kOnes{1.f, 0.f};
 
 class Embedding final : public Block {
  public:
-  Embedding(const ModelConfig& config, ParamDeclarer& declare) : dropout_(config.dropout) {
+  Embedding(const ModelConfig& config, ParamDeclarer& declare) : c_(config) {
     spec_.name = "embedding";
-    declare.add(spec_,
-                "model.embed_tokens.weight",
-                Role::embed,
-                {config.V, config.C},
-                {0.f, config.init_std});
+    declare.add(spec_, "model.embed_tokens.weight", Role::embed, {c_.V, c_.C}, table_init(c_));
+    if (c_.stable_embedding) {
+      declare.add_layer_norm(spec_, "model.embedding_norm", c_);
+    }
   }
   const BlockSpec& spec() const override { return spec_; }
   std::string kind() const override { return "llama.embedding"; }
   Value build(Graph& graph, Value, std::span<const Value> params, bool) const override {
-    const Value x = named(graph, embedding(graph, ParamCursor(params).next(), {}), "embedded");
-    return dropout_ > 0 ? dropout(graph, x, dropout_) : x;
+    ParamCursor p(params);
+    const Value tokens = p.next();
+    const Value x = embed(graph, tokens, {}, p, c_);
+    return c_.dropout > 0 ? dropout(graph, x, c_.dropout) : x;
   }
 
  private:
+  ModelConfig c_;
   BlockSpec spec_;
-  float dropout_;
 };
 
 class Decoder final : public Block {
@@ -45,11 +44,11 @@ class Decoder final : public Block {
   Decoder(const ModelConfig& config, std::int64_t index, ParamDeclarer& declare) : c_(config) {
     spec_.name = "layers." + std::to_string(index);
     const std::string prefix = "model." + spec_.name + ".";
-    const Init normal{0.f, c_.init_std};
+    const float normal = c_.init_std;
     // Each block adds two branches to the residual stream: its variance stays that of the input.
-    const Init residual{0.f, c_.init_std / std::sqrt(2.f * static_cast<float>(c_.L))};
-    const auto matrix = [&](const std::string& name, std::int64_t out, std::int64_t in, Init init) {
-      declare.add(spec_, prefix + name + ".weight", Role::matrix, {out, in}, init);
+    const float residual = c_.init_std / std::sqrt(2.f * static_cast<float>(c_.L));
+    const auto matrix = [&](const std::string& name, std::int64_t out, std::int64_t in, float std) {
+      declare.add_linear(spec_, prefix + name, out, in, std, WeightLayout::out_in, c_);
     };
     const auto norm = [&](const std::string& name) {
       declare.add(spec_, prefix + name + ".weight", Role::vector, {c_.C}, kOnes);
@@ -72,8 +71,8 @@ class Decoder final : public Block {
     const auto norm = [&](Value v, std::string name) {
       return named(graph, rms_norm(graph, v, p.next(), c_.norm_eps), std::move(name));
     };
-    const auto project = [&](Value v, std::string name) {
-      return named(graph, linear(graph, v, p.next(), {}, WeightLayout::out_in), std::move(name));
+    const auto project = [&](Value v, const std::string& name) {
+      return linear_layer(graph, v, p, WeightLayout::out_in, c_, name);
     };
     const auto rotate = [&](Value v, std::string name) {
       return named(graph, rope(graph, v, c_.D, c_.rope_theta, c_.rope_style), std::move(name));

@@ -39,12 +39,14 @@ void init_param(const ParamSpec& spec,
                 std::int64_t begin,
                 std::span<float> to) {
   const Init init = spec.init;
-  if (init.std == 0.f) {
-    std::fill(to.begin(), to.end(), init.mean);
-    return;
-  }
   const RandomKey key{seed, RandomUse::init, 0, static_cast<std::uint64_t>(spec.info.id)};
-  fill_normal(to, key, begin, init.mean, init.std);
+  if (init.std != 0.f) {
+    fill_normal(to, key, begin, init.mean, init.std);
+  } else if (init.bound != 0.f) {
+    fill_uniform(to, key, begin, init.mean, init.bound);
+  } else {
+    std::fill(to.begin(), to.end(), init.mean);
+  }
 }
 
 }  // namespace strata::models

@@ -4,6 +4,7 @@
 
 #include "core/block.h"
 #include "core/error.h"
+#include "core/ops/linear.h"
 #include "core/ops/loss.h"
 #include "models/config.h"
 
@@ -16,10 +17,25 @@ class ParamDeclarer {
       BlockSpec& block, std::string name, Role role, Shape shape, Init init, int output_axis = 0) {
     block.params.push_back({{next_id_++, std::move(name), role, shape, output_axis}, init});
   }
+  /// The weight "name.weight" (out, in) of a linear layer, of standard deviation `std`, as `layout`
+  /// keeps it, and a bias where the config has them. Of a factor_rank R: A (R, in) and B (out, R),
+  /// "name.a.weight" and "name.b.weight", whose product has that deviation.
+  void add_linear(BlockSpec& block,
+                  const std::string& name,
+                  std::int64_t out,
+                  std::int64_t in,
+                  float std,
+                  WeightLayout layout,
+                  const ModelConfig& config);
+  /// "name.weight" and "name.bias" of a layer norm.
+  void add_layer_norm(BlockSpec& block, const std::string& name, const ModelConfig& config);
 
  private:
   TensorId next_id_ = 0;
 };
+
+/// Of the token table: Xavier-uniform where the embedding is stable.
+Init table_init(const ModelConfig& config);
 
 /// Takes a block's parameters in the order in which they were declared.
 class ParamCursor {
@@ -43,6 +59,20 @@ inline Value named(Graph& graph, Value v, std::string name) {
   graph.info(v).name = std::move(name);
   return v;
 }
+
+/// x through a layer of add_linear. Of two factors, what passes between them is (..., R) and named
+/// "name_low"; no matrix of W's size exists.
+Value linear_layer(Graph& graph,
+                   Value x,
+                   ParamCursor& params,
+                   WeightLayout layout,
+                   const ModelConfig& config,
+                   const std::string& name);
+
+/// Rows of the token table and of the positions, if there are any. A stable embedding takes the
+/// weights of its norm from `norm` and adds positions behind it.
+Value embed(
+    Graph& graph, Value table, Value positions, ParamCursor& norm, const ModelConfig& config);
 
 /// The table that turns channels into logits: the embedding's (block 0, parameter 0), or one of the
 /// head's own.

@@ -6,29 +6,15 @@
 
 #include "core/error.h"
 #include "core/for_each.h"
+#include "optim/cuts.h"
 #include "optim/weight_update.h"
 
 namespace strata::optim {
 namespace {
 
-bool may_cut(const Granularity& granularity, const Shape& shape, std::int64_t at) {
-  switch (granularity.unit) {
-    case Granularity::Unit::element:
-      return true;
-    case Granularity::Unit::block:
-      return at % granularity.block == 0;
-    case Granularity::Unit::row:
-      return at % shape.back() == 0;
-    case Granularity::Unit::column:  // no flat range holds whole columns
-    case Granularity::Unit::whole:
-      return false;
-  }
-  return false;
-}
-
 /// The shards of one parameter, checked: in order, without gap or overlap, cut where it is allowed.
 std::span<const ShardSpec> shards_of(const ParamInfo& param,
-                                     const Granularity& granularity,
+                                     std::int64_t unit,
                                      std::span<const ShardSpec> shards) {
   const auto [first, last] = std::ranges::equal_range(shards, param.id, {}, &ShardSpec::tensor);
   const std::int64_t numel = param.shape.numel();
@@ -45,15 +31,14 @@ std::span<const ShardSpec> shards_of(const ParamInfo& param,
                               shard->end));
     }
     covered = shard->end;
-    const bool inside = covered > 0 && covered < numel;
-    if (inside && (covered % kChunk != 0 || !may_cut(granularity, param.shape, covered))) {
+    if (covered < numel && covered % unit != 0) {
       throw Error(Errc::internal,
                   fmt::format("shards: '{}' {} may not be cut at element {}; cut at multiples of "
-                              "{} that the method allows",
+                              "{}",
                               param.name,
                               to_string(param.shape),
                               covered,
-                              kChunk));
+                              unit));
     }
   }
   if (covered != numel) {
@@ -87,10 +72,9 @@ void cut_params(BlockLayout& layout,
   for (std::size_t p = 0; p < spec.params.size(); ++p) {
     const ParamInfo& param = spec.params[p].info;
     const ShardSpec whole{param.id, 0, param.shape.numel(), rank};
-    const std::span<const ShardSpec> cuts =
-        shards.empty() ? std::span(&whole, 1) : shards_of(param, method.granularity(param), shards);
-    for (std::size_t c = 0; c < cuts.size(); ++c) {
-      const ShardSpec& cut = cuts[c];
+    const std::int64_t unit = cut_unit(method, param);
+    for (const ShardSpec& cut :
+         shards.empty() ? std::span(&whole, 1) : shards_of(param, unit, shards)) {
       if (cut.owner == rank && cut.end > cut.begin) {
         OwnedRange& range = layout.ranges.emplace_back();
         range.param = static_cast<int>(p);
@@ -99,11 +83,10 @@ void cut_params(BlockLayout& layout,
         range.weight_offset = layout.state.weights.offset[p] + cut.begin * size_bytes(weight_dtype);
         range.grad_offset = layout.state.grads.offset[p] + cut.begin * size_bytes(DType::f32);
         range.first_chunk = layout.chunks + cut.begin / kChunk;
-        range.shard = static_cast<int>(c);
       }
     }
     layout.fields.push_back(method.state_layout(param));
-    layout.shards.push_back(static_cast<int>(cuts.size()));
+    layout.pieces.push_back(unit);
     layout.chunks += chunks_in(param.shape.numel());
   }
 }

@@ -22,17 +22,16 @@ struct OwnedRange {
   bool weight_in_turn = false;  // whether `weight` lies in turn_state
   bool fields_in_turn = false;
   std::int64_t first_chunk = 0;  // in the block's norm partials
-  int shard = 0;                 // index among the parameter's shards of all ranks
   std::int64_t numel() const { return end - begin; }
 };
 
 struct BlockLayout {
   BlockState state;
-  std::vector<StateLayout> fields;  // by own parameter
-  std::vector<Turn> turns;          // the same
-  std::vector<OwnedRange> ranges;   // by parameter, then begin: global order
-  std::vector<int> shards;          // by own parameter: how many, of all ranks
-  std::int64_t chunks = 0;          // norm partials of the block, all ranks
+  std::vector<StateLayout> fields;   // by own parameter
+  std::vector<Turn> turns;           // the same
+  std::vector<OwnedRange> ranges;    // by parameter, then begin: global order
+  std::vector<std::int64_t> pieces;  // by own parameter: cut_unit, elements of a piece of sums
+  std::int64_t chunks = 0;           // norm partials of the block, all ranks
 };
 
 /// `turns`: by own parameter. `shards`: of all tensors, sorted by (tensor, begin); empty: all ours.

@@ -280,6 +280,15 @@ std::vector<std::vector<Turn>> Composed::turns(std::span<const BlockSpec> blocks
   return impl_->turns ? impl_->turns->turns(blocks, period, seed) : no_turns(blocks);
 }
 
+/// A subspace stays what it is.
+void Composed::forget(const ParamInfo& param, StateViews& state, Stream& stream) const {
+  const Impl::Part part = impl_->part_of(param);
+  if (part.matrices == nullptr) {
+    return Optimizer::forget(param, state, stream);
+  }
+  clear_moments(part.rule->moments(), part.codec, state);
+}
+
 bool Composed::freezes() const {
   return impl_->turns && impl_->turns->freezes();
 }

@@ -74,6 +74,7 @@ class Composed final : public Optimizer {
                                        std::int64_t period,
                                        std::uint64_t seed) const override;
   bool freezes() const override;
+  void forget(const ParamInfo& param, StateViews& state, Stream& stream) const override;
   void stats(const SliceIn& grad,
              StateViews& state,
              std::span<const double> totals,

@@ -193,9 +193,9 @@ void LowRankUpdate::update(const MatrixStep& step) const {
                {room.basis, static_cast<std::size_t>(shape.basis().numel())});
   }
   if (common_.reset && period.since == 0) {
-    clear_moments(step);
+    clear_moments(step.rule.moments(), step.codec, step.state);
   }
-  const std::int64_t t = common_.reset ? period.since + 1 : step.info.step;
+  const std::int64_t t = common_.reset ? period.since + 1 : step.info.t();
   const Tensor basis = matrix_view(room.basis, shape.basis());
   const Tensor image = matrix_view(room.image, shape.projected());
   project(image, matrix_view(step.grad, {shape.a, shape.b}), basis, shape, room.rest, step.stream);

@@ -19,13 +19,13 @@ RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel) {
   return loop;
 }
 
-void clear_moments(const MatrixStep& step) {
+void clear_moments(std::span<const Moment> moments, StateCodec codec, StateViews& state) {
   StateLayout fields;
-  for (const Moment& moment : step.rule.moments()) {
-    add_moment_fields(fields, step.codec, moment, 1);
+  for (const Moment& moment : moments) {
+    add_moment_fields(fields, codec, moment, 1);
   }
   for (const StateField& field : fields) {
-    const Tensor& values = step.state[field.name];
+    const Tensor& values = state[field.name];
     std::fill(values.bytes(), values.bytes() + values.size_bytes(), std::byte{0});
   }
 }

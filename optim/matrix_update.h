@@ -54,7 +54,7 @@ std::vector<SettingInfo> matrix_update_settings(SubspaceKind subspace,
                                                 std::span<const Setting> settings);
 
 /// Zero bytes into the moments.
-void clear_moments(const MatrixStep& step);
+void clear_moments(std::span<const Moment> moments, StateCodec codec, StateViews& state);
 
 /// RuleLoop over a whole image of a matrix, with the moments in its codec.
 RuleLoop<float> image_loop(const MatrixStep& step, std::int64_t numel);

@@ -47,9 +47,12 @@ class Optimizer {
   virtual bool freezes() const { return false; }
   /// State of a fresh slice; bytes arrive zeroed.
   virtual void init(const ParamInfo&, StateViews&, Stream&) const {}
-  /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks;
-  /// shares are added in global order by the caller. `totals`: those of the phases before, `stats`
-  /// doubles each. State may be changed.
+  /// Moments become those of a fresh slice. Here: all fields do.
+  virtual void forget(const ParamInfo& param, StateViews& state, Stream& stream) const;
+  /// Adds this slice's share of phase `phase` to `partial`, which arrives zeroed, in fixed chunks.
+  /// Slices are pieces whose size follows from the tensor alone, whoever owns them (cut_unit), and
+  /// shares are added in order by the caller. `totals`: those of the phases before, `stats` doubles
+  /// each. State may be changed.
   virtual void stats(const SliceIn&,
                      StateViews&,
                      std::span<const double> /*totals*/,

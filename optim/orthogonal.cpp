@@ -98,13 +98,13 @@ void OrthogonalUpdate::update(const MatrixStep& step) const {
   loop.grad = step.grad;
   loop.weights = &step.weight;
   loop.directions = direction.data<float>();
-  step.rule.run({.t = step.info.step, .coupled_decay = step.coupled_decay}, {}, loop);
+  step.rule.run({.t = step.info.t(), .coupled_decay = step.coupled_decay}, {}, loop);
   newton_schulz(direction,
                 static_cast<int>(config_.ns_steps),
                 scratch.bytes(newton_schulz_workspace_bytes(shape.rows, shape.columns)),
                 step.stream);
   WeightStep by = step.by;
-  by.size *= step.rule.step_factor(step.info.step) * scale_of(*step.weight.param);
+  by.size *= step.rule.step_factor(step.info.t()) * scale_of(*step.weight.param);
   for_each_tile(shape.numel(), [&](std::int64_t begin, std::int64_t n) {
     move_weights(step.weight, begin, n, direction.data<float>() + begin, by, step.info);
   });

@@ -199,9 +199,9 @@ void SelectionUpdate::update(const MatrixStep& step) const {
           static_cast<std::uint64_t>(step.weight.param->id)},
          room);
   if (common_.reset && done % period == 0) {
-    clear_moments(step);
+    clear_moments(step.rule.moments(), step.codec, step.state);
   }
-  const std::int64_t t = common_.reset ? done % period + 1 : step.info.step;
+  const std::int64_t t = common_.reset ? done % period + 1 : step.info.t();
   const auto each_chosen = [&](const auto& move) {
     for_each_chosen(kind_,
                     choice.rows,

@@ -1,6 +1,5 @@
 #include "optim/stat_slots.h"
 
-#include <algorithm>
 #include <functional>
 
 #include "core/error.h"
@@ -18,10 +17,11 @@ void StatSlots::arrange(const Optimizer& method,
     const Turn turn = layout.turns[p];
     needs.active = needs.active && turn != Turn::frozen;
     needs.stat_phases = turn == Turn::waiting ? 0 : needs.stat_phases;
-    params_.push_back({needs, layout.shards[p], per_phase_});
+    const std::int64_t piece = layout.pieces[p];
+    const std::int64_t pieces = (spec.params[p].info.shape.numel() + piece - 1) / piece;
+    params_.push_back({needs, piece, pieces, per_phase_});
     if (needs.active && needs.stat_phases > 0) {
-      per_phase_ +=
-          static_cast<std::size_t>(needs.stats) * static_cast<std::size_t>(layout.shards[p]);
+      per_phase_ += static_cast<std::size_t>(needs.stats) * static_cast<std::size_t>(pieces);
     }
   }
 }
@@ -29,10 +29,10 @@ void StatSlots::arrange(const Optimizer& method,
 std::span<double> StatSlots::slot(std::vector<double>& stats,
                                   int phase,
                                   int param,
-                                  int shard) const {
+                                  std::int64_t piece) const {
   const Param& of = params_[static_cast<std::size_t>(param)];
   const auto count = static_cast<std::size_t>(of.needs.stats);
-  const std::size_t at = size(phase) + of.first + count * static_cast<std::size_t>(shard);
+  const std::size_t at = size(phase) + of.first + count * static_cast<std::size_t>(piece);
   STRATA_ASSERT(at + count <= stats.size());
   return std::span(stats).subspan(at, count);
 }
@@ -44,8 +44,8 @@ std::span<const double> StatSlots::totals(std::vector<double>& stats, int param,
   totals_.assign(count * static_cast<std::size_t>(last), 0.0);
   for (int phase = 0; phase < last; ++phase) {
     double* const sum = totals_.data() + count * static_cast<std::size_t>(phase);
-    for (int shard = 0; shard < of.shards; ++shard) {
-      const std::span<const double> share = slot(stats, phase, param, shard);
+    for (std::int64_t piece = 0; piece < of.pieces; ++piece) {
+      const std::span<const double> share = slot(stats, phase, param, piece);
       std::transform(share.begin(), share.end(), sum, sum, std::plus<>());
     }
   }
@@ -59,8 +59,10 @@ void StatSlots::forget_others(std::vector<double>& stats,
   for (const OwnedRange& range : ours) {
     const Needs& wanted = needs(range.param);
     for (int phase = 0; wanted.active && phase < std::min(phases, wanted.stat_phases); ++phase) {
-      std::ranges::copy(slot(stats, phase, range.param, range.shard),
-                        slot(kept_, phase, range.param, range.shard).begin());
+      for_each_piece(range, [&](std::int64_t piece, std::int64_t, std::int64_t) {
+        std::ranges::copy(slot(stats, phase, range.param, piece),
+                          slot(kept_, phase, range.param, piece).begin());
+      });
     }
   }
   stats.swap(kept_);

@@ -28,20 +28,6 @@ std::vector<std::int64_t> permutation(std::int64_t from, const RandomKey& key) {
 
 }  // namespace
 
-std::vector<std::vector<Turn>> no_turns(std::span<const BlockSpec> blocks) {
-  std::vector<std::vector<Turn>> all;
-  for (const BlockSpec& block : blocks) {
-    all.emplace_back(block.params.size(), Turn::always);
-  }
-  return all;
-}
-
-std::vector<std::vector<Turn>> Optimizer::turns(std::span<const BlockSpec> blocks,
-                                                std::int64_t,
-                                                std::uint64_t) const {
-  return no_turns(blocks);
-}
-
 void TurnParts::validate() const {
   require(refresh_every >= 1,
           "refresh_every",

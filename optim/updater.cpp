@@ -57,6 +57,7 @@ struct OptimizerUpdater::Impl {
   std::vector<ShardSpec> shards;
   int rank = 0;
   std::uint64_t seed = 0;
+  std::int64_t factor_steps = 0;
   std::vector<BlockLayout> blocks;
   // Kept between instructions for their memory, not for what they hold.
   StateViews views;
@@ -66,6 +67,11 @@ struct OptimizerUpdater::Impl {
     STRATA_ASSERT(block >= 0 && block < static_cast<int>(blocks.size()));
     return blocks[static_cast<std::size_t>(block)];
   }
+  bool is_factor(int block, int param) const {
+    return std::ranges::any_of(spec(block).factors, [&](const FactorPair& pair) {
+      return pair.left == param || pair.right == param;
+    });
+  }
   const BlockSpec& spec(int block) const { return specs[static_cast<std::size_t>(block)]; }
   const ParamInfo& param(int block, const OwnedRange& range) const {
     return spec(block).params[static_cast<std::size_t>(range.param)].info;
@@ -73,6 +79,13 @@ struct OptimizerUpdater::Impl {
   Slice slice(int block, const OwnedRange& range, const UpdatePacks& packs) const;
   void view_state(int block,
                   const OwnedRange& range,
+                  const UpdatePacks& packs,
+                  StateViews& to) const;
+  /// Of elements [begin, end) of the range, cut where fields may be.
+  void view_piece(int block,
+                  const OwnedRange& range,
+                  std::int64_t begin,
+                  std::int64_t end,
                   const UpdatePacks& packs,
                   StateViews& to) const;
   StepInfo step_info(int block,
@@ -89,9 +102,18 @@ struct OptimizerUpdater::Impl {
 
 namespace {
 
+SliceIn gradient_of(const ParamInfo& param,
+                    const OwnedRange& range,
+                    std::int64_t begin,
+                    std::int64_t end,
+                    std::span<std::byte> grads) {
+  std::byte* const at =
+      grads.data() + range.grad_offset + (begin - range.begin) * size_bytes(DType::f32);
+  return {Tensor(at, DType::f32, {end - begin}), &param, begin};
+}
+
 SliceIn gradient(const ParamInfo& param, const OwnedRange& range, std::span<std::byte> grads) {
-  return {
-      Tensor(grads.data() + range.grad_offset, DType::f32, {range.numel()}), &param, range.begin};
+  return gradient_of(param, range, range.begin, range.end, grads);
 }
 
 /// What the format keeps of the working weights, for weights that were never more precise.
@@ -157,12 +179,24 @@ void OptimizerUpdater::Impl::view_state(int block,
                                         const OwnedRange& range,
                                         const UpdatePacks& packs,
                                         StateViews& to) const {
+  view_piece(block, range, range.begin, range.end, packs, to);
+}
+
+void OptimizerUpdater::Impl::view_piece(int block,
+                                        const OwnedRange& range,
+                                        std::int64_t begin,
+                                        std::int64_t end,
+                                        const UpdatePacks& packs,
+                                        StateViews& to) const {
   const StateLayout& fields = layout(block).fields[static_cast<std::size_t>(range.param)];
   const auto& pack = range.fields_in_turn ? packs.turn_state : packs.state;
+  const Shape& shape = param(block, range).shape;
   to.clear();
   for (std::size_t f = 0; f < range.fields.size(); ++f) {
-    const OwnedRange::Field& at = range.fields[f];
-    to.set(fields[f].name, Tensor(pack.data() + at.offset, fields[f].dtype, {at.numel}));
+    const StateField& field = fields[f];
+    const std::int64_t before = field_numel(field, shape, range.begin, begin);
+    std::byte* const at = pack.data() + range.fields[f].offset + before * size_bytes(field.dtype);
+    to.set(field.name, Tensor(at, field.dtype, {field_numel(field, shape, begin, end)}));
   }
 }
 
@@ -180,6 +214,9 @@ StepInfo OptimizerUpdater::Impl::step_info(int block,
   if (const std::int64_t period = method->period_steps(); period > 0) {
     info.turn = layout(block).turns[static_cast<std::size_t>(range.param)];
     info.turn_step = (info.step - 1) % period + 1;
+  } else if (factor_steps > 0 && is_factor(block, range.param)) {
+    info.turn = Turn::taken;
+    info.turn_step = (info.step - 1) % factor_steps + 1;
   }
   return info;
 }
@@ -353,6 +390,23 @@ void OptimizerUpdater::init_turn(int block,
   impl_->init(block, packs, true);
 }
 
+void OptimizerUpdater::restart_factors_every(std::int64_t steps) {
+  impl_->factor_steps = steps;
+}
+
+void OptimizerUpdater::forget(int block, TensorId tensor, std::span<std::byte> state) const {
+  UpdatePacks packs;
+  packs.state = state;
+  StateViews fields;
+  for (const OwnedRange& range : impl_->layout(block).ranges) {
+    const ParamInfo& param = impl_->param(block, range);
+    if (param.id == tensor && !range.fields_in_turn) {
+      impl_->view_state(block, range, packs, fields);
+      impl_->method->forget(param, fields, compute_stream(DeviceKind::cpu));
+    }
+  }
+}
+
 void OptimizerUpdater::start_weights(int block,
                                      TensorId tensor,
                                      std::int64_t begin,
@@ -419,18 +473,23 @@ void OptimizerUpdater::stats(const Instruction& instruction,
   scalars.stats.resize(slots.size(phase + 1), 0.0);
   for (const OwnedRange& range : layout.ranges) {
     const Needs& needs = slots.needs(range.param);
-    if (needs.active && needs.stat_phases > phase && !is_lost(open, scalars)) {
-      impl_->view_state(b, range, open, impl_->views);
-      Workspace workspace = impl_->workspace_for(impl_->param(b, range), needs, open);
-      impl_->method->stats(gradient(impl_->param(b, range), range, open.grads),
+    if (!needs.active || needs.stat_phases <= phase || is_lost(open, scalars)) {
+      continue;
+    }
+    const ParamInfo& param = impl_->param(b, range);
+    Workspace workspace = impl_->workspace_for(param, needs, open);
+    const std::span<const double> totals = slots.totals(scalars.stats, range.param, phase);
+    slots.for_each_piece(range, [&](std::int64_t piece, std::int64_t begin, std::int64_t end) {
+      impl_->view_piece(b, range, begin, end, open, impl_->views);
+      impl_->method->stats(gradient_of(param, range, begin, end, open.grads),
                            impl_->views,
-                           slots.totals(scalars.stats, range.param, phase),
-                           slots.slot(scalars.stats, phase, range.param, range.shard),
+                           totals,
+                           slots.slot(scalars.stats, phase, range.param, piece),
                            phase,
                            workspace,
                            impl_->step_info(b, range, open, scalars),
                            compute_stream(DeviceKind::cpu));
-    }
+    });
   }
   slots.forget_others(scalars.stats, layout.ranges, phase + 1);
 }

@@ -41,6 +41,11 @@ class OptimizerUpdater final : public Updater {
   void enter(std::int64_t step);
   /// By block and parameter.
   std::vector<std::vector<Turn>> turns(std::int64_t step) const;
+  /// Factors of a matrix (BlockSpec::factors) start anew every so many steps: the age of their
+  /// state is counted from there. 0: never.
+  void restart_factors_every(std::int64_t steps);
+  /// The moments of one parameter become those of a fresh one, in what this rank owns of it.
+  void forget(int block, TensorId tensor, std::span<std::byte> state) const;
   /// Steps of a period; 0: no turns are taken. The period of a step, from 0.
   std::int64_t period_steps() const;
   std::int64_t period_of(std::int64_t step) const;
@@ -68,7 +73,7 @@ class OptimizerUpdater final : public Updater {
   /// partials[block] gets one entry per kChunk elements of each parameter, in order; chunks that
   /// another rank owns are 0, so that ranks are combined by adding element by element.
   void norm(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
-  /// scalars.stats gets one slot per active parameter and shard for every phase so far.
+  /// scalars.stats gets one slot per active parameter and piece (cut_unit) for every phase so far.
   void stats(const Instruction& instruction, const Held& packs, StepScalars& scalars) override;
   /// Where the next generation is among `packs` (stats and update before `decide`), the first of
   /// them copies the current one there; only the copy is changed, with grad_scale 1.

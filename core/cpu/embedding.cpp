@@ -53,6 +53,26 @@ void embedding_forward(const Tensor& y,
   });
 }
 
+void add_rows(const Tensor& y, const Tensor& x, const Tensor& table, const Tensor& indices) {
+  const std::int64_t C = y.shape().back();
+  const std::int32_t* const index = indices.data<std::int32_t>();
+  visit_storage(y.dtype(), [&](auto storage) {
+    using T = decltype(storage);
+    T* const to = y.data<T>();
+    const T* const from = x.data<T>();
+    const T* const rows = table.data<T>();
+    parallel_for(indices.numel(), kForwardRows, [&](std::int64_t begin, std::int64_t end) {
+      simd([&] {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const T* const row = from + i * C;
+          const T* const shift = rows + index[i] * C;
+          put(to + i * C, C, false, [=](std::int64_t c) { return load(row[c]) + load(shift[c]); });
+        }
+      });
+    });
+  });
+}
+
 void embedding_backward(const GradSink& sink, const Tensor& dy, const Tensor& indices) {
   const std::int64_t C = dy.shape().back(), n = indices.numel();
   const std::int32_t* const index = indices.data<std::int32_t>();

@@ -8,6 +8,7 @@
 
 #include "core/ops/activation.h"
 #include "core/ops/linear.h"
+#include "core/ops/norm.h"
 #include "core/ops/residual.h"
 #include "core/runtime.h"
 
@@ -203,6 +204,49 @@ TEST(BlockProgram, RecomputeLeavesTheOutputAloneAndRestoresTheSlots) {
   bytes.output = {};
   program.forward(bytes, run);
   EXPECT_EQ(r.saved, kept);
+}
+
+/// Ends in a norm, which makes the output beside statistics that are saved.
+class Normed final : public Block {
+ public:
+  Normed() {
+    spec_.params = {{{0, "w", Role::matrix, {1, 2, 3}}, {}}, {{1, "n", Role::vector, {3}}, {}}};
+  }
+  const BlockSpec& spec() const override { return spec_; }
+  std::string kind() const override { return "normed"; }
+  Value build(Graph& g, Value x, std::span<const Value> params, bool) const override {
+    return layer_norm(g, multiply(g, x, params[0]), params[1], {}, 1e-5f);
+  }
+
+ private:
+  BlockSpec spec_;
+};
+
+TEST(BlockProgram, RecomputeRestoresWhatIsMadeBesideTheOutput) {
+  const Normed block;
+  const BlockProgram program(block, 1, 2, 3, DType::f32, BlockProgram::Use::train);
+  Buffers r(program);
+  for (int i = 0; i < 6; ++i) {
+    r.x.data<float>()[i] = static_cast<float>(i * i);
+    r.w.data<float>()[i] = 1.5f;
+  }
+  const std::vector<Tensor> params{r.w, Tensor::zeros(DType::f32, {3})};
+  const RunContext run;
+  BlockProgram::Bytes bytes{.input = {r.x.bytes(), 24},
+                            .output = {r.y.bytes(), 24},
+                            .input_grad = {},
+                            .output_grad = {},
+                            .saved = r.saved,
+                            .workspace = r.workspace,
+                            .params = params,
+                            .param_grads = {}};
+  program.forward(bytes, run);
+  const auto kept = r.saved;
+  std::fill(r.saved.begin(), r.saved.end(), std::byte{0});
+  bytes.output = {};
+  program.forward(bytes, run);
+  EXPECT_EQ(r.saved, kept);
+  EXPECT_NE(kept, std::vector<std::byte>(kept.size()));
 }
 
 /// y = (2 a, 2 b) x, where a and b are columns of x * w that nobody keeps.

@@ -69,5 +69,16 @@ TEST(FillNormal, AnElementIsTheSameInEveryPiece) {
   set_thread_count(before);
 }
 
+TEST(FillUniform, IsAWordOfTheKeyStretchedOverTheRange) {
+  std::vector<float> whole(20000), piece(777);
+  fill_uniform(whole, kKey, 0, 0.5, 2.0);
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    const double u = (kKey.words(i / 4)[i % 4] + 0.5) / 4294967296.0;
+    ASSERT_EQ(whole[i], static_cast<float>(0.5 + 2.0 * (2.0 * u - 1.0))) << i;
+  }
+  fill_uniform(piece, kKey, 4099, 0.5, 2.0);
+  EXPECT_TRUE(std::equal(piece.begin(), piece.end(), whole.begin() + 4099));
+}
+
 }  // namespace
 }  // namespace strata

@@ -94,7 +94,7 @@ Case composed(const std::string& name, const std::string& text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find(' ', at), text.size());
     const std::string word = text.substr(at, end - at);
-    const bool whole = word.starts_with("train.");
+    const bool whole = word.starts_with("train.") || word.starts_with("model.");
     words.push_back((whole ? "--" : "--optim.") + word);
     at = end + 1;
   }
@@ -131,6 +131,17 @@ std::vector<Case> compositions() {
                "refresh_every=25 percentile_clip=50"),
       composed("blocks_kahan",
                "method=lisa blocks=1 refresh_every=25 train.dtype=bf16 train.weights=kahan"),
+      composed("qgalore_int8",
+               "method=qgalore min_coded=1 refresh_every=5 lazy_similarity=0.1 train.weights=int8"),
+      composed("natural_galore_short",
+               "method=natural_galore rank=4 refresh_every=9 fisher_window=3"),
+      composed("sgd_sai_percentile", "method=sgd_sai percentile_clip=20"),
+      composed("adam_mini_percentile", "method=adam_mini percentile_clip=20"),
+      composed("mfac_4bit", "method=mfac_sparse window=5 density=0.05 error=4bit"),
+      composed("factors", "model.factor_rank=6 train.balance_every=7 method=adamw"),
+      composed("factors_master_galore",
+               "model.factor_rank=6 train.balance_every=11 method=galore rank=3 refresh_every=25 "
+               "train.dtype=bf16 train.weights=master"),
       composed("frugal_stochastic",
                "method=frugal refresh_every=25 train.dtype=bf16 train.weights=stochastic"),
   };

@@ -13,6 +13,7 @@
 #include "launch/assemble.h"
 #include "models/config.h"
 #include "models/model.h"
+#include "optim/cuts.h"
 #include "optim/optimizer.h"
 #include "optim/weight_update.h"
 
@@ -157,6 +158,7 @@ TEST_P(Sharding, EveryElementHasOneOwnerAndEveryCutIsLegal) {
           EXPECT_EQ(shard.begin, covered);
           EXPECT_LT(shard.begin, shard.end);
           EXPECT_TRUE(shard.begin == 0 || may_cut(along, param.shape, shard.begin)) << shard.begin;
+          EXPECT_EQ(shard.begin % optim::cut_unit(*method_, param), 0);
           EXPECT_TRUE(shard.owner >= 0 && shard.owner < world) << shard.owner;
           covered = shard.end;
         }

@@ -58,6 +58,21 @@ std::string gpt2_text(const json& changes = json::object()) {
   return j.dump();
 }
 
+TEST(ConfigJson, WhatTransformersHasNoWordForComesBack) {
+  for (const std::string name : {"tiny-gpt2", "tiny-llama"}) {
+    ModelConfig c = preset(name);
+    const std::string plain = config_json(c);
+    EXPECT_THAT(plain, testing::Not(HasSubstr("stable_embedding")));
+    EXPECT_THAT(plain, testing::Not(HasSubstr("factor_rank")));
+    c.stable_embedding = true;
+    c.factor_rank = 12;
+    EXPECT_EQ(read(config_json(c)), c);
+  }
+  EXPECT_THAT(refusal(llama_text({{"strata", {{"factor_rank", 33}}}})), HasSubstr("nearest is 32"));
+  EXPECT_THAT(refusal(llama_text({{"strata", {{"stable_embedding", 1}}}})),
+              HasSubstr("'stable_embedding' must be true or false"));
+}
+
 TEST(ConfigJson, ReadsThePublishedGpt2) {
   ModelConfig expected = preset("gpt2-124m");
   expected.dropout = 0.1f;  // what transformers trains with

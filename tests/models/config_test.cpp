@@ -67,6 +67,13 @@ TEST(ModelConfig, ProblemsNameTheFieldAndTheValue) {
               HasSubstr("H must divide C"));
   EXPECT_THAT(problem_with([](Config& c) { c.K = 2; }, "tiny-gpt2"), HasSubstr("K = H"));
   EXPECT_THAT(problem_with([](Config& c) { c.D = 1 << 21; }), HasSubstr("H * D must be at most"));
+  EXPECT_EQ(problem_with([](Config& c) { c.factor_rank = 64; }), "");
+  EXPECT_EQ(problem_with([](Config& c) { c.factor_rank = 65; }),
+            "factor_rank needs at most 64, the short side of self_attn.k_proj (64, 128), got 65; "
+            "the nearest is 64, and 0 keeps matrices whole");
+  EXPECT_THAT(problem_with([](Config& c) { c.factor_rank = 129; }, "tiny-gpt2"),
+              HasSubstr("the short side of attn.c_attn (384, 128), got 129; the nearest is 128"));
+  EXPECT_THAT(problem_with([](Config& c) { c.factor_rank = -1; }), HasSubstr("the nearest is 0"));
 }
 
 TEST(ModelConfig, ValidateThrowsConfig) {

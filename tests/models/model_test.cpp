@@ -1,5 +1,6 @@
 #include "models/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -121,6 +122,132 @@ TEST(BuildBlocks, ResidualProjectionsStartSmaller) {
   EXPECT_FLOAT_EQ(named(llama, "model.layers.0.self_attn.q_proj.weight").init.std, 0.02f);
 }
 
+TEST(BuildBlocks, AStableEmbeddingHasANormBehindTheTable) {
+  for (const std::string name : {"tiny-gpt2", "tiny-llama"}) {
+    ModelConfig config = preset(name);
+    const std::int64_t plain = parameter_count(config);
+    const auto without = build_blocks(config);
+    config.stable_embedding = true;
+    config.tied = true;
+    const auto blocks = build_blocks(config);
+    const BlockSpec& spec = blocks.front()->spec();
+    const bool gpt2 = config.family == Family::gpt2;
+    const std::string norm = gpt2 ? "transformer.embedding_norm" : "model.embedding_norm";
+    const ParamSpec& weight = named(spec.params, norm + ".weight");
+    EXPECT_EQ(weight.info.role, Role::vector);
+    EXPECT_EQ(weight.info.shape, (Shape{config.C}));
+    EXPECT_EQ(weight.init.mean, 1.f);
+    EXPECT_EQ(spec.params.size(), without.front()->spec().params.size() + (gpt2 ? 2 : 1));
+    // The head borrows the table, not what comes out of the norm.
+    const BorrowedParam& borrowed = blocks.back()->spec().borrows.at(0);
+    EXPECT_EQ(spec.params[static_cast<std::size_t>(borrowed.param)].info.shape,
+              (Shape{config.V, config.C}));
+    EXPECT_EQ(spec.params[static_cast<std::size_t>(borrowed.param)].init.std, 0.f);
+    EXPECT_FLOAT_EQ(spec.params[static_cast<std::size_t>(borrowed.param)].init.bound,
+                    std::sqrt(6.f / static_cast<float>(config.V + config.C)));
+    config.tied = preset(name).tied;
+    EXPECT_EQ(parameter_count(config), plain + (gpt2 ? 2 : 1) * config.C);
+  }
+}
+
+TEST(BuildBlocks, FactoredMatricesAreTwoOfTheRank) {
+  ModelConfig config = preset("tiny-gpt2");
+  config.factor_rank = 16;
+  const auto params = params_of(config);
+  const ParamSpec& a = named(params, "transformer.h.1.mlp.c_fc.a.weight");
+  const ParamSpec& b = named(params, "transformer.h.1.mlp.c_fc.b.weight");
+  EXPECT_EQ(a.info.shape, (Shape{128, 16}));
+  EXPECT_EQ(b.info.shape, (Shape{16, 512}));
+  EXPECT_EQ(a.info.output_axis, 1);
+  EXPECT_EQ(b.info.role, Role::matrix);
+  EXPECT_EQ(named(params, "transformer.h.1.mlp.c_fc.bias").info.shape, (Shape{512}));
+  // Four matrices (in, out) of 128 and 384, 128, 512; 512 and 128.
+  const std::int64_t whole = 128 * (384 + 128 + 512 + 512);
+  const std::int64_t factors = 16 * (128 + 384 + 128 + 128 + 2 * (128 + 512));
+  EXPECT_EQ(parameter_count(config), parameter_count(preset("tiny-gpt2")) - 4 * (whole - factors));
+  config = preset("tiny-llama");
+  config.factor_rank = 8;
+  const auto llama = params_of(config);
+  EXPECT_EQ(named(llama, "model.layers.0.self_attn.k_proj.a.weight").info.shape, (Shape{8, 128}));
+  EXPECT_EQ(named(llama, "model.layers.0.self_attn.k_proj.b.weight").info.shape, (Shape{64, 8}));
+  EXPECT_EQ(named(llama, "model.embed_tokens.weight").info.shape, (Shape{256, 128}));
+  EXPECT_EQ(named(llama, "lm_head.weight").info.shape, (Shape{256, 128}));
+}
+
+TEST(BuildBlocks, FactorPairsMultiplyToTheMatrix) {
+  for (const std::string name : {"tiny-gpt2", "tiny-llama"}) {
+    ModelConfig config = preset(name);
+    const auto whole = build_blocks(config);
+    config.factor_rank = 4;
+    const auto blocks = build_blocks(config);
+    EXPECT_TRUE(whole[1]->spec().factors.empty());
+    EXPECT_TRUE(blocks.front()->spec().factors.empty());
+    EXPECT_TRUE(blocks.back()->spec().factors.empty());
+    const BlockSpec& spec = blocks[1]->spec();
+    std::vector<Shape> shapes, products;
+    for (const ParamSpec& param : whole[1]->spec().params) {
+      if (param.info.role == Role::matrix) {
+        shapes.push_back(param.info.shape);
+      }
+    }
+    for (const FactorPair& pair : spec.factors) {
+      const ParamInfo& left = spec.params[static_cast<std::size_t>(pair.left)].info;
+      const ParamInfo& right = spec.params[static_cast<std::size_t>(pair.right)].info;
+      EXPECT_EQ(left.shape[1], 4) << left.name;
+      EXPECT_EQ(right.shape[0], 4) << right.name;
+      products.push_back({left.shape[0], right.shape[1]});
+    }
+    EXPECT_EQ(products, shapes) << name;
+  }
+}
+
+/// Of B A, over every matrix of the first block of a wide model.
+TEST(BuildBlocks, ProductsOfFactorsStartWithTheVarianceOfWholeMatrices) {
+  for (const std::string name : {"tiny-gpt2", "tiny-llama"}) {
+    ModelConfig config = preset(name);
+    const auto whole = build_blocks(config);
+    config.factor_rank = 32;
+    const auto blocks = build_blocks(config);
+    const BlockSpec& spec = blocks[1]->spec();
+    std::size_t matrix = 0;
+    for (const FactorPair& pair : spec.factors) {
+      while (whole[1]->spec().params[matrix].info.role != Role::matrix) {
+        ++matrix;
+      }
+      const ParamSpec& like = whole[1]->spec().params[matrix++];
+      const auto start = [&](int index) {
+        const ParamSpec& param = spec.params[static_cast<std::size_t>(index)];
+        std::vector<float> out(static_cast<std::size_t>(param.info.shape.numel()));
+        init_param(param, 1, 0, out);
+        return out;
+      };
+      const std::vector<float> left = start(pair.left), right = start(pair.right);
+      const std::int64_t a = like.info.shape[0], b = like.info.shape[1];
+      double square = 0, of_left = 0, of_right = 0;
+      for (std::int64_t i = 0; i < a; ++i) {
+        for (std::int64_t j = 0; j < b; ++j) {
+          double sum = 0;
+          for (std::int64_t k = 0; k < 32; ++k) {
+            sum += static_cast<double>(left[static_cast<std::size_t>(i * 32 + k)]) *
+                   static_cast<double>(right[static_cast<std::size_t>(k * b + j)]);
+          }
+          square += sum * sum / static_cast<double>(a * b);
+        }
+      }
+      for (const float x : left) {
+        of_left += static_cast<double>(x * x);
+      }
+      for (const float x : right) {
+        of_right += static_cast<double>(x * x);
+      }
+      const double deviation = static_cast<double>(like.init.std);
+      EXPECT_NEAR(std::sqrt(square) / deviation, 1.0, 0.05) << like.info.name;
+      EXPECT_NEAR(of_left / of_right, 1.0, 0.1) << like.info.name;
+    }
+    EXPECT_EQ(spec.factors.size(), name == "tiny-gpt2" ? 4U : 7U);
+  }
+}
+
 ParamSpec normal_spec(TensorId id) {
   return {{id, "w", Role::matrix, {1000, 1000}}, {0.5f, 2.f}};
 }
@@ -169,6 +296,30 @@ TEST(InitParam, ValuesAreNormal) {
   EXPECT_NEAR(fourth, 3.0, 0.05);
   EXPECT_NEAR(neighbours, 0.0, 0.005);
   EXPECT_NEAR(beyond, 0.0455, 0.00105);
+}
+
+TEST(InitParam, UniformValuesFillTheirBounds) {
+  ParamSpec spec = normal_spec(3);
+  spec.init = {.bound = 0.25f};
+  constexpr std::int64_t n = 1 << 18;
+  double mean = 0, square = 0;
+  float least = 1, most = -1;
+  for (const float x : values(spec, 7, n)) {
+    least = std::min(least, x);
+    most = std::max(most, x);
+    mean += static_cast<double>(x) / n;
+    square += static_cast<double>(x) * static_cast<double>(x) / n;
+  }
+  EXPECT_GE(least, -0.25f);
+  EXPECT_LE(most, 0.25f);
+  EXPECT_LT(least, -0.2499f);
+  EXPECT_GT(most, 0.2499f);
+  EXPECT_NEAR(mean, 0.0, 0.25 / std::sqrt(3.0) * 5 / 512);
+  EXPECT_NEAR(square, 0.0625 / 3, 0.0625 / 3 * 5 * std::sqrt(0.8) / 512);
+  std::vector<float> piece(5000);
+  init_param(spec, 7, 4099, piece);
+  const std::vector<float> whole = values(spec, 7, 10000);
+  EXPECT_TRUE(std::equal(piece.begin(), piece.end(), whole.begin() + 4099));
 }
 
 TEST(InitParam, ConstantsAreExact) {

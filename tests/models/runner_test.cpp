@@ -69,6 +69,13 @@ std::vector<Case> cases() {
   all[1].config.bias = false;
   all[3].config.rope_style = RopeStyle::interleaved;
   all[3].config.D = 6;  // H * D other than C
+  for (const Family family : {Family::gpt2, Family::llama}) {
+    const std::string name = family == Family::gpt2 ? "gpt2" : "llama";
+    all.push_back({name + "_stable_embedding", tiny_config(family, true)});
+    all.back().config.stable_embedding = true;
+    all.push_back({name + "_factors", tiny_config(family, false)});
+    all.back().config.factor_rank = 5;
+  }
   return all;
 }
 

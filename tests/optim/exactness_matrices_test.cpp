@@ -190,11 +190,11 @@ TEST(ExactnessOfMatrices, SlowGaLore) {
 // Codes of a wide matrix run along its columns in the kernel, along the rank in the twin: tall
 // ones.
 void galore8bit(int steps) {
-  teach_in_subspace({"galore8bit", {{"min_coded", "1"}}},
+  teach_in_subspace({"galore8bit", {{"min_coded", "1"}, {"weight_decay", "0.1"}}},
                     Codec::dynamic8,
                     {{64, 48}, {90, 41}, {301, 7}},
                     steps,
-                    galore_twin(twins::galore8bit_settings(), Codec::dynamic8, 0));
+                    galore_twin(twins::galore8bit_settings(), Codec::dynamic8, 0.1));
 }
 TEST(ExactnessOfMatrices, GaLoreIn8Bits) {
   galore8bit(15);

@@ -27,9 +27,21 @@ struct Forward {
   const Vector& param(const std::string& name) const { return params.at(name); }
 
   Vector linear(const Vector& x, const std::string& name, std::int64_t in, std::int64_t out) const {
+    if (c.factor_rank == 0) {
+      return affine(x, name, name, in, out);
+    }
+    const Vector low = affine(x, name + ".a", "", in, c.factor_rank);
+    return affine(low, name + ".b", name, c.factor_rank, out);
+  }
+
+  Vector affine(const Vector& x,
+                const std::string& name,
+                const std::string& bias_of,
+                std::int64_t in,
+                std::int64_t out) const {
     const bool in_out = c.family == Family::gpt2;
     const Vector& w = param(name + ".weight");
-    const auto bias = params.find(name + ".bias");
+    const auto bias = params.find(bias_of + ".bias");
     Vector y(at(N * out));
     for (std::int64_t n = 0; n < N; ++n) {
       for (std::int64_t o = 0; o < out; ++o) {
@@ -44,13 +56,17 @@ struct Forward {
   }
 
   Vector norm(const Vector& x, const std::string& name) const {
+    return norm(x, name, c.family == Family::gpt2);
+  }
+
+  Vector norm(const Vector& x, const std::string& name, bool centred) const {
     const Vector& w = param(name + ".weight");
     const auto bias = params.find(name + ".bias");
     Vector y(x.size());
     for (std::int64_t n = 0; n < N; ++n) {
       double mean = 0, square = 0;
       for (std::int64_t i = 0; i < c.C; ++i) {
-        mean += c.family == Family::gpt2 ? x[at(n * c.C + i)] / static_cast<double>(c.C) : 0.0;
+        mean += centred ? x[at(n * c.C + i)] / static_cast<double>(c.C) : 0.0;
       }
       for (std::int64_t i = 0; i < c.C; ++i) {
         square += std::pow(x[at(n * c.C + i)] - mean, 2) / static_cast<double>(c.C);
@@ -159,11 +175,14 @@ struct Forward {
     for (std::int64_t n = 0; n < N; ++n) {
       for (std::int64_t i = 0; i < c.C; ++i) {
         x[at(n * c.C + i)] = param(table)[at(index(batch.tokens, n) * c.C + i)];
-        if (gpt2) {
-          x[at(n * c.C + i)] +=
-              param("transformer.wpe.weight")[at(index(batch.positions, n) * c.C + i)];
-        }
       }
+    }
+    if (c.stable_embedding) {
+      x = norm(x, gpt2 ? "transformer.embedding_norm" : "model.embedding_norm", true);
+    }
+    for (std::int64_t i = 0; gpt2 && i < N * c.C; ++i) {
+      x[at(i)] +=
+          param("transformer.wpe.weight")[at(index(batch.positions, i / c.C) * c.C + i % c.C)];
     }
     for (std::int64_t l = 0; l < c.L; ++l) {
       if (gpt2) {

@@ -59,6 +59,16 @@ Reference embedding_reference(std::int64_t C) {
   };
 }
 
+Reference add_positions_reference(std::int64_t C) {
+  return [C](const Arrays& in, const MicroBatch& batch) {
+    Array y = in[0];
+    for (std::int64_t i = 0; i < size(y); ++i) {
+      y[at(i)] += in[1][at(index_of(batch.positions, i / C) * C + i % C)];
+    }
+    return Arrays{y};
+  };
+}
+
 Reference layer_norm_reference(std::int64_t C, double eps) {
   return [=](const Arrays& in, const MicroBatch&) { return Arrays{norm(in, C, eps, true)}; };
 }

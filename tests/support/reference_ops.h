@@ -17,6 +17,8 @@ using Arrays = std::vector<Array>;
 using Reference = std::function<Arrays(const Arrays& in, const MicroBatch& batch)>;
 
 Reference embedding_reference(std::int64_t C);
+/// in: x, positions table.
+Reference add_positions_reference(std::int64_t C);
 /// in: x, weight (, bias).
 Reference layer_norm_reference(std::int64_t C, double eps);
 Reference rms_norm_reference(std::int64_t C, double eps);

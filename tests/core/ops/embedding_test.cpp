@@ -1,5 +1,7 @@
 #include "core/ops/embedding.h"
 
+#include <array>
+
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -29,6 +31,25 @@ TEST(Embedding, MatchesItsFormula) {
 TEST(Embedding, MatchesItsFormulaWithPositions) {
   expect_op_matches_reference(embedding_case(3, 13, 17, true));
   expect_op_matches_reference(embedding_case(1, 1, 65, true));
+}
+
+TEST(AddPositions, MatchesItsFormula) {
+  for (const auto& [B, T, C] : {std::array<std::int64_t, 3>{3, 13, 17}, {1, 1, 65}}) {
+    OpCase op{.B = B, .T = T, .record = {}, .reference = {}, .batch = make_batch(B, T, V)};
+    op.record = [T = T, C = C](Graph& graph) {
+      const Value x = graph.add_input({graph.B(), T, C});
+      add_positions(graph, x, graph.add_param(0, {T + 2, C}));
+    };
+    op.reference = add_positions_reference(C);
+    expect_op_matches_reference(op);
+  }
+}
+
+TEST(AddPositions, RefusesATableThatDoesNotFit) {
+  Graph graph(2, 8, DType::f32);
+  const Value x = graph.add_input({2, 8, 4});
+  EXPECT_THROW(add_positions(graph, x, graph.add_param(0, {7, 4})), Error);
+  EXPECT_THROW(add_positions(graph, x, graph.add_param(0, {8, 5})), Error);
 }
 
 Errc code_of(const OpCase& op, std::string& message) {

@@ -101,7 +101,7 @@ struct IntQuantised {
   Bytes codes;
   Vec scale;
   Bytes zero;
-  Vec margin;       // of codes, in f32 ulps of x / scale
+  Vec margin;       // of codes, in f32 ulps of x / scale, or of its largest summand over scale
   Vec zero_margin;  // of zero points, likewise
 };
 
@@ -110,12 +110,14 @@ enum class IntRange : std::uint8_t { with_zero, as_found };
 /// Asymmetric: s = max(max - min, 1e-5) / (2^bits - 1), z = clamp(-round(min / s)),
 /// q = clamp(round(x / s) + z). `with_zero` widens the range to hold 0. `noise` empty: nearest;
 /// else floor(x / s) + [u < frac(x / s)]. `zero`: the kernel's zero points, else the twin's own.
+/// `terms`: largest summand behind each x.
 inline IntQuantised quantise_int(std::span<const double> x,
                                  int bits,
                                  std::size_t group,
                                  IntRange range = IntRange::with_zero,
                                  std::span<const double> noise = {},
-                                 std::span<const std::uint8_t> zero = {}) {
+                                 std::span<const std::uint8_t> zero = {},
+                                 std::span<const double> terms = {}) {
   const double top = std::ldexp(1.0, bits) - 1;
   IntQuantised out;
   for (std::size_t start = 0; start < x.size(); start += group) {
@@ -141,7 +143,8 @@ inline IntQuantised quantise_int(std::span<const double> x,
       const double edge = std::min(
           {std::abs(rest - up_at), std::abs(rest + 1 - up_at), std::abs(rest - 1 - up_at)});
       out.codes.push_back(static_cast<std::uint8_t>(std::clamp(q + z, 0.0, top)));
-      out.margin.push_back(edge / f32_ulp(n));
+      const double term = terms.empty() ? 0 : terms[start + i] / scale;
+      out.margin.push_back(edge / f32_ulp(std::max(std::abs(n), term)));
     }
   }
   return out;

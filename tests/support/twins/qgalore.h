@@ -48,15 +48,45 @@ struct LazyRefresh {
 
 struct QGaLoreStep {
   Vec exact;             // weights before they are quantised again
-  IntQuantised weights;  // unchanged bytes where the update is all zero
-  bool moved = true;
+  IntQuantised weights;  // unchanged in groups where the update is all zero
   AdamState state;
   AdamDirection adam;
+  bool moved = true;
 };
 
-/// GaLore on 8-bit weights of `group` elements with the dequantised basis; the weights are
-/// quantised again with fresh ranges and `noise`, unless nothing moved. `zero`: the kernel's new
-/// zero points.
+/// The largest summands behind each weight: where a projection or a first moment cancels, what is
+/// left of its rounding errors is divided by the root of a small second moment.
+inline Vec weight_terms(const Vec& before,
+                        const AdamState& state,
+                        const Matrix& g,
+                        const Basis& basis,
+                        const GaLoreSettings& s,
+                        double lr,
+                        const GaLoreStep& step) {
+  const Vec sums = project_terms(g, basis), old = decode(state.m);
+  Matrix parts = step.projected;
+  for (std::size_t i = 0; i < old.size(); ++i) {
+    const double v = step.adam.v[i], r = std::abs(step.projected.values[i]);
+    double part = std::max(s.adam.beta1 * std::abs(old[i]), (1 - s.adam.beta1) * sums[i]);
+    if (v > 0) {
+      part += std::abs(step.adam.m[i]) * (1 - s.adam.beta2) * r * sums[i] / v;
+    }
+    parts.values[i] = step.adam.correction * part / (std::sqrt(v) + s.adam.eps);
+  }
+  Basis sizes = basis;
+  for (double& value : sizes.rows.values) {
+    value = std::abs(value);
+  }
+  Vec terms = project_back(parts, sizes).values;
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    terms[i] = std::max({std::abs(before[i]), lr, lr * s.scale * terms[i]});
+  }
+  return terms;
+}
+
+/// GaLore on 8-bit weights of `group` elements with the dequantised basis; groups of weights are
+/// quantised again with fresh ranges and `noise`, unless nothing in them moved. `zero`: the
+/// kernel's new zero points.
 inline QGaLoreStep qgalore(const IntQuantised& weights,
                            std::size_t rows,
                            std::size_t columns,
@@ -70,11 +100,29 @@ inline QGaLoreStep qgalore(const IntQuantised& weights,
                            std::size_t group = 256,
                            std::span<const std::uint8_t> zero = {}) {
   const Vec before = dequantise_int(weights.codes, weights.scale, weights.zero, group);
-  GaLoreStep step = galore({rows, columns, before}, state, g, basis, s, lr, t);
-  QGaLoreStep out{step.weights.values, weights, true, step.state, step.adam};
-  out.moved = out.exact != before;
-  if (out.moved) {
-    out.weights = quantise_int(out.exact, 8, group, IntRange::with_zero, noise, zero);
+  const GaLoreStep step = galore({rows, columns, before}, state, g, basis, s, lr, t);
+  const Vec terms = weight_terms(before, state, g, basis, s, lr, step);
+  QGaLoreStep out{
+      step.weights.values,
+      quantise_int(step.weights.values, 8, group, IntRange::with_zero, noise, zero, terms),
+      step.state,
+      step.adam,
+      step.weights.values != before};
+  for (std::size_t start = 0; start < before.size(); start += group) {
+    const std::size_t end = std::min(start + group, before.size()), j = start / group;
+    bool stands = true;
+    for (std::size_t i = start; i < end; ++i) {
+      stands = stands && out.exact[i] == before[i];
+    }
+    if (stands) {
+      for (std::size_t i = start; i < end; ++i) {
+        out.weights.codes[i] = weights.codes[i];
+        out.weights.margin[i] = kFar;
+      }
+      out.weights.scale[j] = weights.scale[j];
+      out.weights.zero[j] = weights.zero[j];
+      out.weights.zero_margin[j] = kFar;
+    }
   }
   return out;
 }
