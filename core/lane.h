@@ -68,6 +68,14 @@ STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
 STRATA_HD inline float most_of(float a, float b) {
   return a < b ? b : a;
 }
+/// Each value of a table times what all lanes hold.
+STRATA_HD inline LaneTable<16> product(const LaneTable<16>& table, float by) {
+  LaneTable<16> result;
+  for (int i = 0; i < 16; ++i) {
+    result.values[i] = table.values[i] * by;
+  }
+  return result;
+}
 template <int Entries, class T>
 STRATA_HD inline T pick(const LaneTable<Entries, T>& table, std::int32_t index) {
   return table.values[index & (Entries - 1)];

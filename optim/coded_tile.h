@@ -48,9 +48,9 @@ struct Reciprocal {
         value(scale == 0.f ? 0.f : 1.f / (scale * shift)) {}
 };
 
-// How a whole tile of a moment is kept: codec::Reader gives the values of as many elements as F has
-// lanes, from `i`; codec::write codes values of which the extremes are known. Both inside bodies of
-// cpu::with_lanes.
+// How a whole tile of a moment is kept: block(b) of Codec::Reader gives the values of as many
+// elements of a block as F has lanes, from `i`; Codec::write codes values of which the extremes are
+// known. Both inside bodies of cpu::with_lanes.
 
 /// One code a byte, one scale a block.
 template <class Code, quant::ZeroCode Zero>
@@ -61,11 +61,18 @@ struct ByteCodec {
     const std::uint8_t* codes;
     const float* scales;
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_bytes(code, codes + i);
-      // Plus 0, so that a scale of 0 makes zeros without a sign.
-      return fma_(Code::template decode<F, Zero>(code), F(scales[i / kBlock]), F(0.f));
+    struct Block {
+      const std::uint8_t* codes;
+      typename Code::template Values<F, Zero> values;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_bytes(code, codes + i, Code::kBase);
+        return values.decode(code);
+      }
+    };
+    template <class F>
+    Block<F> block(std::int64_t b) const {
+      return {codes + b * kBlock, typename Code::template Values<F, Zero>(scales[b])};
     }
   };
   /// Codes one block. A block whose scale needs a shift is shifted before, in place.
@@ -109,10 +116,18 @@ struct HalfCodec {
     const std::uint8_t* codes;
     const float* scales;
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_halves(code, codes, i);
-      return fma_(Code::template decode<F>(code), F(scales[i / kBlock]), F(0.f));
+    struct Block {
+      const std::uint8_t* codes;
+      typename Code::template Values<F> values;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_halves(code, codes, i);
+        return values.decode(code);
+      }
+    };
+    template <class F>
+    Block<F> block(std::int64_t b) const {
+      return {codes + b * kBlock / kPerByte, typename Code::template Values<F>(scales[b])};
     }
   };
   template <class F>
@@ -142,10 +157,18 @@ struct Fp8Codec {
    public:
     Reader(const std::uint8_t* codes, const float* ranges);
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_bytes(code, codes_ + i);
-      return decoders_[i / kBlock].decode<F>(code);
+    struct Block {
+      const std::uint8_t* codes;
+      const quant::ExpandedDecoder& decoder;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_bytes(code, codes + i);
+        return decoder.decode<F>(code);
+      }
+    };
+    template <class F>
+    Block<F> block(std::int64_t b) const {
+      return {codes_ + b * kBlock, decoders_[b]};
     }
 
    private:
