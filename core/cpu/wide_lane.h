@@ -229,6 +229,13 @@ STRATA_WIDE inline WideInt rotated(WideInt x) {
   const Ints16 place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return __builtin_shuffle(x.v, place + Lanes);
 }
+/// The lanes for which a comparison holds, as bits.
+inline std::uint32_t lanes_of(bool holds) {
+  return holds ? 1u : 0u;
+}
+STRATA_WIDE inline std::uint32_t lanes_of(WideMask mask) {
+  return mask.bits;
+}
 inline std::int32_t greatest_lane(std::int32_t x) {
   return x;
 }
