@@ -156,13 +156,11 @@ void MicroAdam::direction_of(const SparseWindow::Block& block,
         v[at] = fma_(by2, value * value, v[at]);
       }
     }
-    constexpr std::int64_t kStrip = 256, kLine = 16;
+    constexpr std::int64_t kStrip = 256;
     for (std::int64_t begin = 0; begin < n; begin += kStrip) {
       const std::int64_t end = std::min(n, begin + kStrip);
-      for (std::int64_t i = begin; i < end; i += kLine) {
-        for (const float* const memory : next) {
-          __builtin_prefetch(memory + i, 0, 2);
-        }
+      for (const float* const memory : next) {
+        fetch_ahead(memory + begin, end - begin);
       }
 #pragma GCC ivdep
       for (std::int64_t i = begin; i < end; ++i) {
