@@ -81,6 +81,20 @@ struct DynamicCode {
   STRATA_HD static LaneInt<F> encode(const F& y) {
     using Int = LaneInt<F>;
     const Int bits = bits_of(y), size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
+    if constexpr (kCodes == 16) {
+      static_assert(Signed);
+      const Int cell = (size + Int(kCellShift)) >> 22, low = pick(kSteps.code, cell);
+      const Int code = select(size >= bits_of(pick(kSteps.change, cell)), low + Int(1), low);
+      return most_of(select(bits < Int(0), Int(2 * kZero) - code, code), Int(0));
+    } else {
+      return encode_fine<F>(bits, size);
+    }
+  }
+
+ private:
+  template <class F>
+  STRATA_HD static LaneInt<F> encode_fine(const LaneInt<F>& bits, const LaneInt<F>& size) {
+    using Int = LaneInt<F>;
     // A cell, two powers of two, holds at most one of the places where a decade starts: above it,
     // what holds is what holds in the next cell.
     const Int cell = size >> 24;
@@ -97,9 +111,9 @@ struct DynamicCode {
     }
   }
 
- private:
   static constexpr std::int32_t kSign = std::numeric_limits<std::int32_t>::min();
-  static constexpr std::int32_t kTiny = 98 << 23;  // 2^-29, below every threshold
+  // 2^-29 or, of 16 codes, 2^-15: below every change.
+  static constexpr std::int32_t kTiny = (kCodes == 16 ? 112 : 98) << 23;
   static constexpr float kRound = 12582912.f;
   static constexpr std::int32_t kRoundBits = 0x4b400000;
 
@@ -184,6 +198,51 @@ struct DynamicCode {
   static constexpr LaneTable<16> kBelow = below<Zero>();
   template <ZeroCode Zero>
   static constexpr LaneTable<16> kUnit = units<Zero>();
+
+  /// Of 16 codes: where magnitudes change their code. Cells are halves of powers of two, moved so
+  /// that each holds at most one such place.
+  struct Steps {
+    LaneTable<32> change;
+    LaneTable<32, std::int32_t> code;  // below it
+  };
+  static constexpr std::int32_t kCellShift = 3 << 20;
+  /// Value of a rank, zero being rank 0.
+  static constexpr double magnitude(int rank) {
+    int decade = -1;
+    while (rank >= count_of(decade + 1) && decade < Decades) {
+      ++decade;
+    }
+    return decade < 0 ? 0.0 : value(decade, rank - count_of(decade));
+  }
+  static constexpr Steps steps() {
+    constexpr int kLast = 254;  // that of 1.0
+    Steps s{};
+    int rank = 0;
+    for (int cell = kLast - 31; cell <= kLast; ++cell) {
+      const auto change_in_cell = [&] {
+        const auto change = static_cast<float>(0.5 * (magnitude(rank) + magnitude(rank + 1)));
+        const bool here = (std::bit_cast<std::int32_t>(change) + kCellShift) >> 22 == cell;
+        return rank < kRanks && here ? change : std::numeric_limits<float>::max();
+      };
+      s.code.values[cell % 32] = kZero + rank;
+      s.change.values[cell % 32] = change_in_cell();
+      rank += change_in_cell() < 1.f ? 1 : 0;
+      if (change_in_cell() < 1.f) {
+        throw "two codes change in one cell";
+      }
+    }
+    if (rank != kRanks) {
+      throw "a change of codes has no cell";
+    }
+    return s;
+  }
+  static constexpr Steps kSteps = [] {
+    if constexpr (kCodes == 16) {
+      return steps();
+    } else {
+      return Steps{};
+    }
+  }();
 
   /// How magnitudes of a cell become codes. The cell of [1/2, 2) is 15; what follows it, of 1.0, is
   /// found at 0, where the least of magnitudes is not.

@@ -39,13 +39,17 @@ class BlockExtremes {
   Int most_ = Int(0), least_ = Int(kNone);
 };
 
-/// Divides by a scale, as far as a product with the reciprocal does.
+/// Divides by a scale, as far as a product with the reciprocal does. Neither a scale nor its
+/// reciprocal may be subnormal: the values of another are multiplied by a power of two, in place.
 struct Reciprocal {
-  float shift, value;
-  explicit Reciprocal(float scale)
-      // Neither a scale nor its reciprocal may be subnormal: others are shifted by a power of two.
-      : shift(scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f)),
-        value(scale == 0.f ? 0.f : 1.f / (scale * shift)) {}
+  float value;
+  Reciprocal(float scale, float* values, std::int64_t n) {
+    const float shift = scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f);
+    value = scale == 0.f ? 0.f : 1.f / (scale * shift);
+    if (shift != 1.f) {
+      std::transform(values, values + n, values, [&](float x) { return x * shift; });
+    }
+  }
 };
 
 // How a whole tile of a moment is kept: block(b) of Codec::Reader gives the values of as many
@@ -75,33 +79,17 @@ struct ByteCodec {
       return {codes + b * kBlock, typename Code::template Values<F, Zero>(scales[b])};
     }
   };
-  /// Codes one block. A block whose scale needs a shift is shifted before, in place.
-  class BlockWriter {
-   public:
-    BlockWriter(float* values, float most) : by_(most) {
-      if (by_.shift != 1.f) {
-        std::transform(values, values + kBlock, values, [&](float x) { return x * by_.shift; });
-      }
-    }
-    template <class F>
-    void put(const float* from, std::uint8_t* codes) const {
-      F value;
-      cpu::read(value, from);
-      cpu::write_bytes(codes, Code::encode(value * F(by_.value)));
-    }
-
-   private:
-    Reciprocal by_;
-  };
   template <class F>
   static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
       const std::int64_t begin = block * kBlock;
-      const BlockWriter writer(from + begin, extremes.most[block]);
+      const Reciprocal by(extremes.most[block], from + begin, kBlock);
       scales[block] = extremes.most[block];
 #pragma GCC unroll 1
       for (std::int64_t i = begin; i < begin + kBlock; i += cpu::kLanesOf<F>) {
-        writer.template put<F>(from + i, codes + i);
+        F value;
+        cpu::read(value, from + i);
+        cpu::write_bytes(codes + i, Code::encode(value * F(by.value)));
       }
     }
   }
@@ -134,13 +122,14 @@ struct HalfCodec {
   static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     using Int = LaneInt<F>;
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
-      const Reciprocal by(extremes.most[block]);
+      const std::int64_t begin = block * kBlock;
+      const Reciprocal by(extremes.most[block], from + begin, kBlock);
       scales[block] = extremes.most[block];
-      for (std::int64_t i = block * kBlock; i < (block + 1) * kBlock; i += 2 * cpu::kLanesOf<F>) {
+#pragma GCC unroll 1
+      for (std::int64_t i = begin; i < begin + kBlock; i += 2 * cpu::kLanesOf<F>) {
         F even, odd;
         cpu::read_pairs(even, odd, from + i);
-        const Int high = Code::encode(even * F(by.shift) * F(by.value));
-        const Int low = Code::encode(odd * F(by.shift) * F(by.value));
+        const Int high = Code::encode(even * F(by.value)), low = Code::encode(odd * F(by.value));
         cpu::write_bytes(codes + i / 2, (high << 4) | (low & Int(15)));
       }
     }
