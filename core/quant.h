@@ -41,9 +41,11 @@ struct DynamicCode {
   template <class F, ZeroCode Zero = ZeroCode::zero>
   class Values {
    public:
+    // A small scale would make units subnormal: there multiples are smaller by a power of two.
     STRATA_HD explicit Values(float scale)
-        : first_(kCodes == 16 ? product(kValues, F(scale)) : kBelow<Zero>),
-          unit_(product(kUnit<Zero>, F(scale))) {}
+        : down_(scale < 0x1p-60f ? 0x1p-64f : 1.f),
+          first_(kCodes == 16 ? product(kValues, F(scale)) : product(kBelow<Zero>, F(down_))),
+          unit_(product(kUnit<Zero>, F(scale / down_))) {}
     /// `code`: in the low bits of kBase; of 16 codes what is above them is ignored.
     STRATA_HD F decode(const LaneInt<F>& code) const {
       if constexpr (kCodes == 16) {
@@ -57,11 +59,13 @@ struct DynamicCode {
         if constexpr (Signed) {
           below = float_of(bits_of(below) | (bits & LaneInt<F>(kSign)));
         }
-        return fma_(rank, F(-kMultiple), below) * pick(unit_, decade);
+        // Plus 0, so that a scale of 0 makes zeros without a sign.
+        return fma_(fma_(rank, F(-kMultiple * down_), below), pick(unit_, decade), F(0.f));
       }
     }
 
    private:
+    float down_;
     LaneTable<16> first_;  // multiple that a decade would start from at rank 0; of 16 codes: values
     LaneTable<16> unit_;   // below zero
   };
@@ -80,7 +84,8 @@ struct DynamicCode {
   template <class F = float>
   STRATA_HD static LaneInt<F> encode(const F& y) {
     using Int = LaneInt<F>;
-    const Int bits = bits_of(y), size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
+    const Int bits = bits_of(y);
+    const Int size = Signed ? bits_of(greater_size(y, F(kTiny))) : most_of(bits, bits_of(F(kTiny)));
     if constexpr (kCodes == 16) {
       static_assert(Signed);
       const Int cell = (size + Int(kCellShift)) >> 22, low = pick(kSteps.code, cell);
@@ -112,8 +117,7 @@ struct DynamicCode {
   }
 
   static constexpr std::int32_t kSign = std::numeric_limits<std::int32_t>::min();
-  // 2^-29 or, of 16 codes, 2^-15: below every change.
-  static constexpr std::int32_t kTiny = (kCodes == 16 ? 112 : 98) << 23;
+  static constexpr float kTiny = kCodes == 16 ? 0x1p-15f : 0x1p-29f;  // below every change
   static constexpr float kRound = 12582912.f;
   static constexpr std::int32_t kRoundBits = 0x4b400000;
 

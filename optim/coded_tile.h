@@ -15,12 +15,13 @@ struct TileExtremes {
   float most[kMostBlocks], least[kMostBlocks];
 };
 
-/// Gathers the extremes of one block in lanes F. Bits of magnitudes compare like the floats.
-template <class F, bool NeedsLeast>
+/// Gathers the extremes of one block in lanes F, of values that may be below zero or not. Bits of
+/// magnitudes compare like the floats.
+template <class F, bool NeedsLeast, bool Signed = true>
 class BlockExtremes {
  public:
   void take(const F& x) {
-    const Int size = bits_of(x) & Int(kNone);
+    const Int size = Signed ? bits_of(x) & Int(kNone) : bits_of(x);
     most_ = most_of(most_, size);
     if constexpr (NeedsLeast) {
       least_ = least_of(least_, select(size == Int(0), Int(kNone), size));

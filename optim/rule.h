@@ -150,7 +150,7 @@ bool RuleLoop<T>::coded_tile_as(const Kernel& kernel, std::int64_t begin) const 
       float* const m_at = first_values.data() + from;
       float* const v_at = second_values.data() + from;
       BlockExtremes<F, First::kNeedsLeast> of_first;
-      BlockExtremes<F, Second::kNeedsLeast> of_second;
+      BlockExtremes<F, Second::kNeedsLeast, false> of_second;
 #pragma GCC unroll 1
       for (std::int64_t i = 0; i < First::kBlock; i += cpu::kLanesOf<F>) {
         // Tiles end where pages do, and where those end, processors stop to fetch ahead.

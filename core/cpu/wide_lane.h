@@ -41,6 +41,9 @@ STRATA_WIDE inline WideFloat operator+(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideFloat operator-(WideFloat a, WideFloat b) {
   return a.v - b.v;
 }
+STRATA_WIDE inline WideFloat operator-(WideFloat x) {
+  return -x.v;
+}
 STRATA_WIDE inline WideFloat operator*(WideFloat a, WideFloat b) {
   return a.v * b.v;
 }
@@ -127,10 +130,13 @@ STRATA_WIDE inline WideFloat most_of(WideFloat a, WideFloat b) {
 STRATA_WIDE inline LaneTable<16> product(const LaneTable<16>& table, WideFloat by) {
   Floats16 values;
   std::memcpy(&values, table.values, sizeof values);
-  values *= by.v;
+  values = values * by.v + 0.f;
   LaneTable<16> result;
   std::memcpy(result.values, &values, sizeof values);
   return result;
+}
+STRATA_WIDE inline WideFloat greater_size(WideFloat a, WideFloat b) {
+  return Floats16(_mm512_maskz_range_ps(0xffff, a.v, b.v, 0xb));
 }
 STRATA_WIDE inline WideFloat pick(const LaneTable<16>& table, WideInt index) {
   Floats16 values;
