@@ -68,6 +68,18 @@ STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
 STRATA_HD inline float most_of(float a, float b) {
   return a < b ? b : a;
 }
+/// Each value of a table times what all lanes hold; zeros have no sign.
+STRATA_HD inline LaneTable<16> product(const LaneTable<16>& table, float by) {
+  LaneTable<16> result;
+  for (int i = 0; i < 16; ++i) {
+    result.values[i] = table.values[i] * by + 0.f;
+  }
+  return result;
+}
+/// The greater magnitude.
+STRATA_HD inline float greater_size(float a, float b) {
+  return float_of(most_of(bits_of(a) & 0x7fffffff, bits_of(b) & 0x7fffffff));
+}
 template <int Entries, class T>
 STRATA_HD inline T pick(const LaneTable<Entries, T>& table, std::int32_t index) {
   return table.values[index & (Entries - 1)];

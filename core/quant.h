@@ -30,14 +30,53 @@ struct DynamicCode {
   static constexpr int kCodes = 2 << Decades;
   static constexpr int kZero = Signed ? kCodes / 2 - 1 : 0;
 
-  /// The value of each code, for lanes F; of 16 codes the upper bits are ignored.
+ private:
+  static constexpr int kShift = Signed ? 0 : 1;
+  static constexpr int kRanks = 1 << (Decades + kShift);  // the one of 1.0
+  static constexpr float kRankUnit = 1.f / static_cast<float>(kRanks);
+  static constexpr float kCounts = 0x1p23f * kRankUnit;  // a float whose last place is a unit
+
+ public:
+  /// What the codes of a block stand for, in lanes F: the values of the book times its scale.
+  template <class F, ZeroCode Zero = ZeroCode::zero>
+  class Values {
+   public:
+    // A small scale would make units subnormal: there multiples are smaller by a power of two.
+    STRATA_HD explicit Values(float scale)
+        : down_(scale < 0x1p-60f ? 0x1p-64f : 1.f),
+          first_(kCodes == 16 ? product(kValues, F(scale)) : product(kBelow<Zero>, F(down_))),
+          unit_(product(kUnit<Zero>, F(scale / down_))) {}
+    /// `code`: in the low bits of kBase; of 16 codes what is above them is ignored.
+    STRATA_HD F decode(const LaneInt<F>& code) const {
+      if constexpr (kCodes == 16) {
+        return pick(first_, code);
+      } else {
+        // Ranks count magnitudes from 1 within decade 0 (from 2 where decades have 2^(i+1) values),
+        // so that the exponent is the decade. Values are whole multiples of a unit of the decade.
+        const F rank = float_of(code) - F(kCounts + (Signed ? kZero * kRankUnit : -kRankUnit));
+        const LaneInt<F> bits = bits_of(rank), decade = bits >> 23;
+        F below = pick(first_, decade);
+        if constexpr (Signed) {
+          below = float_of(bits_of(below) | (bits & LaneInt<F>(kSign)));
+        }
+        // Plus 0, so that a scale of 0 makes zeros without a sign.
+        return fma_(fma_(rank, F(-kMultiple * down_), below), pick(unit_, decade), F(0.f));
+      }
+    }
+
+   private:
+    float down_;
+    LaneTable<16> first_;  // multiple that a decade would start from at rank 0; of 16 codes: values
+    LaneTable<16> unit_;   // below zero
+  };
+
+  /// What a code is read onto: a float of which it is the last place.
+  static constexpr std::int32_t kBase = kCodes == 16 ? 0 : std::bit_cast<std::int32_t>(kCounts);
+
+  /// The value of a code.
   template <class F = float, ZeroCode Zero = ZeroCode::zero>
   STRATA_HD static F decode(const LaneInt<F>& code) {
-    if constexpr (kCodes == 16) {
-      return pick(kValues, code);
-    } else {
-      return decode_rank<F, Zero>(code);
-    }
+    return Values<F, Zero>(1.f).decode(code | LaneInt<F>(kBase));
   }
 
   /// Nearest code of each y in [-1, 1] or [0, 1], in the low byte of what is returned; between two:
@@ -45,47 +84,42 @@ struct DynamicCode {
   template <class F = float>
   STRATA_HD static LaneInt<F> encode(const F& y) {
     using Int = LaneInt<F>;
-    const Int bits = bits_of(Signed ? most_of(y, F(kBottom)) : y);
-    const Int size = most_of(Signed ? bits & Int(~kSign) : bits, Int(kTiny));
-    // A power of two holds at most one of the places where a decade starts: above it, what holds is
-    // what holds in the next power of two.
-    const Int binade = size >> 23;
-    const Int at = select(size >= bits_of(pick(kRules.start, binade)), binade + Int(1), binade);
-    const F place =
-        float_of(least_of(size, bits_of(pick(kRules.last, at)))) - pick(kRules.first, at);
-    // Adding the rank to 1.5 * 2^23 leaves it, rounded once, in the low bits.
-    const Int rank = bits_of(fma_(place, pick(kRules.per_value, at), pick(kRules.rank, at)));
-    if constexpr (Signed) {
-      return select(bits < Int(0), Int(kZero) - rank, Int(kZero) + rank);
+    const Int bits = bits_of(y);
+    const Int size = Signed ? bits_of(greater_size(y, F(kTiny))) : most_of(bits, bits_of(F(kTiny)));
+    if constexpr (kCodes == 16) {
+      static_assert(Signed);
+      const Int cell = (size + Int(kCellShift)) >> 22, low = pick(kSteps.code, cell);
+      const Int code = select(size >= bits_of(pick(kSteps.change, cell)), low + Int(1), low);
+      return most_of(select(bits < Int(0), Int(2 * kZero) - code, code), Int(0));
     } else {
-      return rank - Int(1);
+      return encode_fine<F>(bits, size);
     }
   }
 
  private:
-  template <class F, ZeroCode Zero>
-  STRATA_HD static F decode_rank(const LaneInt<F>& code) {
-    // Ranks count magnitudes from 1 within decade 0 (from 2 where decades have 2^(i+1) values), so
-    // that the exponent is the decade and the mantissa the place in it.
-    const F rank = fma_(float_from(code), F(kRankUnit), F(Signed ? -kZero * kRankUnit : kRankUnit));
-    const LaneInt<F> bits = bits_of(rank);
-    const LaneInt<F> decade = bits >> 23;
-    const F place = rank - float_of(bits & LaneInt<F>(kExponentAndSign));
-    F first = pick(kDecoded<Zero>, decade);
+  template <class F>
+  STRATA_HD static LaneInt<F> encode_fine(const LaneInt<F>& bits, const LaneInt<F>& size) {
+    using Int = LaneInt<F>;
+    // A cell, two powers of two, holds at most one of the places where a decade starts: above it,
+    // what holds is what holds in the next cell.
+    const Int cell = size >> 24;
+    const Int at = select(size >= bits_of(pick(kRules.start, cell)), cell + Int(1), cell);
+    const F place =
+        float_of(least_of(size, bits_of(pick(kRules.last, at)))) - pick(kRules.first, at);
+    // Adding the code to 1.5 * 2^23 leaves it, rounded once, in the low bits.
+    const Int code = bits_of(fma_(place, pick(kRules.per_value, at), pick(kRules.code, at)));
     if constexpr (Signed) {
-      first = float_of(bits_of(first) | (bits & LaneInt<F>(kSign)));
+      // There is no -1: the least code is 0.
+      return most_of(select(bits < Int(0), Int(2 * kZero) - code, code), Int(-kRoundBits));
+    } else {
+      return code;
     }
-    return fma_(place, pick(kPitch, decade), first);
   }
 
-  static constexpr int kShift = Signed ? 0 : 1;
-  static constexpr int kRanks = 1 << (Decades + kShift);  // the one of 1.0
-  static constexpr float kRankUnit = 1.f / static_cast<float>(kRanks);
   static constexpr std::int32_t kSign = std::numeric_limits<std::int32_t>::min();
-  static constexpr std::int32_t kExponentAndSign = kSign | 0x7f800000;
-  static constexpr std::int32_t kTiny = 97 << 23;  // 2^-30, below every threshold
+  static constexpr float kTiny = kCodes == 16 ? 0x1p-15f : 0x1p-29f;  // below every change
   static constexpr float kRound = 12582912.f;
-  static constexpr float kBottom = -(1.f - 0.9f / kRanks);  // about the least value
+  static constexpr std::int32_t kRoundBits = 0x4b400000;
 
   static constexpr double power_of_ten(int e) {
     double p = 1.0;
@@ -113,21 +147,39 @@ struct DynamicCode {
   // By the low bits of a rank's exponent: decades end at 15, and a rank of zero has 0. Every entry
   // is written, in order: GCC 12 reads a vector out of a sparse constant as zeros.
   static constexpr int decade_of(int index) { return index + Decades - 15; }
+  // In a decade of c values from rank c on, that of rank r is (18 r + 9 - 16 c) / (20 c) times a
+  // power of ten. An odd factor makes the units nearer to floats; multiples stay exact.
+  static constexpr float kFactor = 75.f, kMultiple = 1.125f * kFactor;
+  static constexpr float kOne = 64.f;  // multiple of a decade that has one value
   template <ZeroCode Zero>
-  static constexpr LaneTable<16> decoded() {
+  static constexpr bool has_half(int decade) {
+    return decade == -1 && !Signed && Zero == ZeroCode::half_least;
+  }
+  template <ZeroCode Zero>
+  static constexpr LaneTable<16> below() {
     LaneTable<16> t{};
     for (int i = 0; i < 16; ++i) {
       const int decade = decade_of(i);
-      const bool zero_is_half = decade == -1 && !Signed && Zero == ZeroCode::half_least;
-      t.values[i] =
-          static_cast<float>(decade >= 0 ? value(decade, 0) : (zero_is_half ? start(0) : 0));
+      const double count = decade + kShift < 0 ? 0.0 : 1.0 * count_of(decade) / kRanks;
+      const bool many = decade >= 0 && decade < Decades;
+      const bool one = decade == Decades || has_half<Zero>(decade);
+      t.values[i] = static_cast<float>(many  ? (count - 0.5625 * kRankUnit) * kFactor
+                                       : one ? count * (kMultiple - kOne)
+                                             : 0.0);
     }
     return t;
   }
-  static constexpr LaneTable<16> pitches() {
+  template <ZeroCode Zero>
+  static constexpr LaneTable<16> units() {
     LaneTable<16> t{};
     for (int i = 0; i < 16; ++i) {
-      t.values[i] = static_cast<float>(decade_of(i) < 0 ? 0.0 : pitch(decade_of(i)) * kRanks);
+      const int decade = decade_of(i);
+      const bool half = has_half<Zero>(decade);
+      const double unit = decade == Decades ? 1.0 / kOne
+                          : decade >= 0     ? pitch(decade) * kRanks / (1.125 * kFactor)
+                          : half            ? start(0) * kRanks / kOne
+                                            : 0.0;
+      t.values[i] = static_cast<float>(-unit);
     }
     return t;
   }
@@ -147,36 +199,84 @@ struct DynamicCode {
   }
   static constexpr LaneTable<16> kValues = sixteen_values();
   template <ZeroCode Zero>
-  static constexpr LaneTable<16> kDecoded = decoded<Zero>();
-  static constexpr LaneTable<16> kPitch = pitches();
+  static constexpr LaneTable<16> kBelow = below<Zero>();
+  template <ZeroCode Zero>
+  static constexpr LaneTable<16> kUnit = units<Zero>();
 
-  /// How magnitudes of a power of two become ranks, by the low bits of their exponent.
+  /// Of 16 codes: where magnitudes change their code. Cells are halves of powers of two, moved so
+  /// that each holds at most one such place.
+  struct Steps {
+    LaneTable<32> change;
+    LaneTable<32, std::int32_t> code;  // below it
+  };
+  static constexpr std::int32_t kCellShift = 3 << 20;
+  /// Value of a rank, zero being rank 0.
+  static constexpr double magnitude(int rank) {
+    int decade = -1;
+    while (rank >= count_of(decade + 1) && decade < Decades) {
+      ++decade;
+    }
+    return decade < 0 ? 0.0 : value(decade, rank - count_of(decade));
+  }
+  static constexpr Steps steps() {
+    constexpr int kLast = 254;  // that of 1.0
+    Steps s{};
+    int rank = 0;
+    for (int cell = kLast - 31; cell <= kLast; ++cell) {
+      const auto change_in_cell = [&] {
+        const auto change = static_cast<float>(0.5 * (magnitude(rank) + magnitude(rank + 1)));
+        const bool here = (std::bit_cast<std::int32_t>(change) + kCellShift) >> 22 == cell;
+        return rank < kRanks && here ? change : std::numeric_limits<float>::max();
+      };
+      s.code.values[cell % 32] = kZero + rank;
+      s.change.values[cell % 32] = change_in_cell();
+      rank += change_in_cell() < 1.f ? 1 : 0;
+      if (change_in_cell() < 1.f) {
+        throw "two codes change in one cell";
+      }
+    }
+    if (rank != kRanks) {
+      throw "a change of codes has no cell";
+    }
+    return s;
+  }
+  static constexpr Steps kSteps = [] {
+    if constexpr (kCodes == 16) {
+      return steps();
+    } else {
+      return Steps{};
+    }
+  }();
+
+  /// How magnitudes of a cell become codes. The cell of [1/2, 2) is 15; what follows it, of 1.0, is
+  /// found at 0, where the least of magnitudes is not.
   struct Rules {
-    LaneTable<32> start;      // of the next decade
-    LaneTable<32> first;      // value of the decade
-    LaneTable<32> last;       // value of the decade
-    LaneTable<32> per_value;  // 1 / pitch
-    LaneTable<32> rank;       // of the first value, plus kRound
+    LaneTable<16> start;      // of the next decade
+    LaneTable<16> first;      // value of the decade
+    LaneTable<16> last;       // value of the decade
+    LaneTable<16> per_value;  // 1 / pitch
+    LaneTable<16> code;       // of the first value, plus kRound
   };
   static constexpr Rules rules() {
     Rules r{};
-    double from = 1.0;
+    double from = 0.5;
     int decade = Decades;
-    for (int i = 31; i >= 0; --i, from *= 0.5) {  // [from, 2 from)
-      const bool starts = decade >= 0 && start(decade) > from;
+    for (int i = 15; i >= 0; --i, from *= 0.25) {  // [from, 4 from)
+      const bool starts = i > 0 && decade >= 0 && start(decade) > from;
       r.start.values[i] =
-          starts && i < 31 ? static_cast<float>(start(decade)) : std::numeric_limits<float>::max();
-      decade -= starts ? 1 : 0;
-      if (decade >= 0 && start(decade) > from) {
-        throw "two decades start in one power of two";
+          starts ? static_cast<float>(start(decade)) : std::numeric_limits<float>::max();
+      decade = i == 0 ? Decades : decade - (starts ? 1 : 0);
+      if (i > 0 && decade >= 0 && start(decade) > from) {
+        throw "two decades start in one cell";
       }
       const bool zero = decade < 0;
       r.first.values[i] = zero ? 0.f : static_cast<float>(value(decade, 0));
       r.last.values[i] = zero ? 1.f : static_cast<float>(last(decade));
       r.per_value.values[i] =
           zero || decade == Decades ? 0.f : static_cast<float>(1.0 / pitch(decade));
-      r.rank.values[i] =
-          kRound + (zero ? (Signed ? 0.f : 1.f) : static_cast<float>(count_of(decade)));
+      r.code.values[i] =
+          kRound + (zero ? static_cast<float>(kZero)
+                         : static_cast<float>(count_of(decade) + (Signed ? kZero : -1)));
     }
     return r;
   }
@@ -189,7 +289,16 @@ using Dynamic4Signed = DynamicCode<3, true>;
 /// 1/16, 2/16 ... 1: the second moment in four bits, without a zero to divide by.
 struct Linear4Unsigned {
   static constexpr int kCodes = 16, kZero = 0;
-  template <class F = float, ZeroCode = ZeroCode::zero>
+  template <class F>
+  class Values {
+   public:
+    STRATA_HD explicit Values(float scale) : values_(product(kValues, F(scale))) {}
+    STRATA_HD F decode(const LaneInt<F>& code) const { return pick(values_, code); }
+
+   private:
+    LaneTable<16> values_;
+  };
+  template <class F = float>
   STRATA_HD static F decode(const LaneInt<F>& code) {
     return pick(kValues, code);
   }

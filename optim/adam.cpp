@@ -32,7 +32,7 @@ struct AdamKernel {
   template <class F>
   STRATA_HD F operator()(const F& g, const F&, F& m, F& v) const {
     m = fma_(F(gain1), g - m, m);
-    v = fma_(F(gain2), g * g - v, v);
+    v = fma_(F(gain2), fma_(g, g, -v), v);
     return m / (sqrt_(v) + F(eps));
   }
 };

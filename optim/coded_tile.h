@@ -15,12 +15,13 @@ struct TileExtremes {
   float most[kMostBlocks], least[kMostBlocks];
 };
 
-/// Gathers the extremes of one block in lanes F. Bits of magnitudes compare like the floats.
-template <class F, bool NeedsLeast>
+/// Gathers the extremes of one block in lanes F, of values that may be below zero or not. Bits of
+/// magnitudes compare like the floats.
+template <class F, bool NeedsLeast, bool Signed = true>
 class BlockExtremes {
  public:
   void take(const F& x) {
-    const Int size = bits_of(x) & Int(kNone);
+    const Int size = Signed ? bits_of(x) & Int(kNone) : bits_of(x);
     most_ = most_of(most_, size);
     if constexpr (NeedsLeast) {
       least_ = least_of(least_, select(size == Int(0), Int(kNone), size));
@@ -39,18 +40,22 @@ class BlockExtremes {
   Int most_ = Int(0), least_ = Int(kNone);
 };
 
-/// Divides by a scale, as far as a product with the reciprocal does.
+/// Divides by a scale, as far as a product with the reciprocal does. Neither a scale nor its
+/// reciprocal may be subnormal: the values of another are multiplied by a power of two, in place.
 struct Reciprocal {
-  float shift, value;
-  explicit Reciprocal(float scale)
-      // Neither a scale nor its reciprocal may be subnormal: others are shifted by a power of two.
-      : shift(scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f)),
-        value(scale == 0.f ? 0.f : 1.f / (scale * shift)) {}
+  float value;
+  Reciprocal(float scale, float* values, std::int64_t n) {
+    const float shift = scale < 0x1p-60f ? 0x1p64f : (scale > 0x1p60f ? 0x1p-64f : 1.f);
+    value = scale == 0.f ? 0.f : 1.f / (scale * shift);
+    if (shift != 1.f) {
+      std::transform(values, values + n, values, [&](float x) { return x * shift; });
+    }
+  }
 };
 
-// How a whole tile of a moment is kept: codec::Reader gives the values of as many elements as F has
-// lanes, from `i`; codec::write codes values of which the extremes are known. Both inside bodies of
-// cpu::with_lanes.
+// How a whole tile of a moment is kept: block(b) of Codec::Reader gives the values of as many
+// elements of a block as F has lanes, from `i`; Codec::write codes values of which the extremes are
+// known. Both inside bodies of cpu::with_lanes.
 
 /// One code a byte, one scale a block.
 template <class Code, quant::ZeroCode Zero>
@@ -61,40 +66,31 @@ struct ByteCodec {
     const std::uint8_t* codes;
     const float* scales;
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_bytes(code, codes + i);
-      // Plus 0, so that a scale of 0 makes zeros without a sign.
-      return fma_(Code::template decode<F, Zero>(code), F(scales[i / kBlock]), F(0.f));
-    }
-  };
-  /// Codes one block. A block whose scale needs a shift is shifted before, in place.
-  class BlockWriter {
-   public:
-    BlockWriter(float* values, float most) : by_(most) {
-      if (by_.shift != 1.f) {
-        std::transform(values, values + kBlock, values, [&](float x) { return x * by_.shift; });
+    struct Block {
+      const std::uint8_t* codes;
+      typename Code::template Values<F, Zero> values;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_bytes(code, codes + i, Code::kBase);
+        return values.decode(code);
       }
-    }
+    };
     template <class F>
-    void put(const float* from, std::uint8_t* codes) const {
-      F value;
-      cpu::read(value, from);
-      cpu::write_bytes(codes, Code::encode(value * F(by_.value)));
+    Block<F> block(std::int64_t b) const {
+      return {codes + b * kBlock, typename Code::template Values<F, Zero>(scales[b])};
     }
-
-   private:
-    Reciprocal by_;
   };
   template <class F>
   static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
       const std::int64_t begin = block * kBlock;
-      const BlockWriter writer(from + begin, extremes.most[block]);
+      const Reciprocal by(extremes.most[block], from + begin, kBlock);
       scales[block] = extremes.most[block];
 #pragma GCC unroll 1
       for (std::int64_t i = begin; i < begin + kBlock; i += cpu::kLanesOf<F>) {
-        writer.template put<F>(from + i, codes + i);
+        F value;
+        cpu::read(value, from + i);
+        cpu::write_bytes(codes + i, Code::encode(value * F(by.value)));
       }
     }
   }
@@ -109,23 +105,32 @@ struct HalfCodec {
     const std::uint8_t* codes;
     const float* scales;
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_halves(code, codes, i);
-      return fma_(Code::template decode<F>(code), F(scales[i / kBlock]), F(0.f));
+    struct Block {
+      const std::uint8_t* codes;
+      typename Code::template Values<F> values;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_halves(code, codes, i);
+        return values.decode(code);
+      }
+    };
+    template <class F>
+    Block<F> block(std::int64_t b) const {
+      return {codes + b * kBlock / kPerByte, typename Code::template Values<F>(scales[b])};
     }
   };
   template <class F>
   static void write(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* scales) {
     using Int = LaneInt<F>;
     for (std::int64_t block = 0; block < kTile / kBlock; ++block) {
-      const Reciprocal by(extremes.most[block]);
+      const std::int64_t begin = block * kBlock;
+      const Reciprocal by(extremes.most[block], from + begin, kBlock);
       scales[block] = extremes.most[block];
-      for (std::int64_t i = block * kBlock; i < (block + 1) * kBlock; i += 2 * cpu::kLanesOf<F>) {
+#pragma GCC unroll 1
+      for (std::int64_t i = begin; i < begin + kBlock; i += 2 * cpu::kLanesOf<F>) {
         F even, odd;
         cpu::read_pairs(even, odd, from + i);
-        const Int high = Code::encode(even * F(by.shift) * F(by.value));
-        const Int low = Code::encode(odd * F(by.shift) * F(by.value));
+        const Int high = Code::encode(even * F(by.value)), low = Code::encode(odd * F(by.value));
         cpu::write_bytes(codes + i / 2, (high << 4) | (low & Int(15)));
       }
     }
@@ -142,10 +147,18 @@ struct Fp8Codec {
    public:
     Reader(const std::uint8_t* codes, const float* ranges);
     template <class F>
-    F read(std::int64_t i) const {
-      LaneInt<F> code;
-      cpu::read_bytes(code, codes_ + i);
-      return decoders_[i / kBlock].decode<F>(code);
+    struct Block {
+      const std::uint8_t* codes;
+      const quant::ExpandedDecoder& decoder;
+      F read(std::int64_t i) const {
+        LaneInt<F> code;
+        cpu::read_bytes(code, codes + i);
+        return decoder.decode<F>(code);
+      }
+    };
+    template <class F>
+    Block<F> block(std::int64_t b) const {
+      return {codes_ + b * kBlock, decoders_[b]};
     }
 
    private:

@@ -341,9 +341,11 @@ void LowRankUpdate::move_by_scaled_gradient(const MatrixStep& step,
   const double root = std::sqrt(low_rank_.scale), front = scaling_.scale_front ? root : 1.0;
   WeightStep move = step.by;
   move.size *= factor * limit(step, front * std::sqrt(total)) * root;
-  norms.for_each_tile(step.grad, by, [&](std::int64_t begin, std::int64_t n, const float* d) {
-    move_weights(step.weight, begin, n, d, move, step.info);
-  });
+  const float* const precise = step.weight.master ? step.weight.master.data<float>() : step.grad;
+  norms.for_each_tile(
+      step.grad, by, precise, [&](std::int64_t begin, std::int64_t n, const float* d) {
+        move_weights(step.weight, begin, n, d, move, step.info);
+      });
 }
 
 }  // namespace strata::optim

@@ -100,7 +100,11 @@ class MicroAdam final : public Optimizer {
             {"decay", to_text(config.decay)}};
   }
   Ages ages(std::int64_t t) const;
-  void direction_of(const SparseWindow::Block& block, const Ages& ages, float* direction) const;
+  /// `next`: memory that the next block will be read from.
+  void direction_of(const SparseWindow::Block& block,
+                    const Ages& ages,
+                    const std::array<const float*, 2>& next,
+                    float* direction) const;
 
   Config config_;
   SparseWindow window_;
@@ -130,6 +134,7 @@ MicroAdam::Ages MicroAdam::ages(std::int64_t t) const {
 
 void MicroAdam::direction_of(const SparseWindow::Block& block,
                              const Ages& ages,
+                             const std::array<const float*, 2>& next,
                              float* direction) const {
   alignas(64) std::array<float, SparseWindow::kBlock> second;
   std::fill(direction, direction + block.n, 0.f);
@@ -151,9 +156,16 @@ void MicroAdam::direction_of(const SparseWindow::Block& block,
         v[at] = fma_(by2, value * value, v[at]);
       }
     }
+    constexpr std::int64_t kStrip = 256;
+    for (std::int64_t begin = 0; begin < n; begin += kStrip) {
+      const std::int64_t end = std::min(n, begin + kStrip);
+      for (const float* const memory : next) {
+        fetch_ahead(memory + begin, end - begin);
+      }
 #pragma GCC ivdep
-    for (std::int64_t i = 0; i < n; ++i) {
-      direction[i] = gain1 * direction[i] / (std::sqrt(gain2 * v[i]) + eps);
+      for (std::int64_t i = begin; i < end; ++i) {
+        direction[i] = gain1 * direction[i] / (std::sqrt(gain2 * v[i]) + eps);
+      }
     }
   });
 }
@@ -172,10 +184,12 @@ void MicroAdam::update(Slice& weight,
   const Ages of = ages(step.step);
   const double decay = decays(config_.decay, param.role) ? config_.weight_decay : 0.0;
   const WeightStep by{.size = step.lr, .decay_before = step.lr * decay};
+  const float* const precise = weight.master ? weight.master.data<float>() : grad.f32();
   window_.for_each_block(state, weight.numel(), [&](const SparseWindow::Block& block) {
     alignas(64) std::array<float, SparseWindow::kBlock> direction;
     window_.take_in(block, grad, state, step);
-    direction_of(block, of, direction.data());
+    const std::int64_t end = block.begin + block.n;
+    direction_of(block, of, {grad.f32() + end, precise + end}, direction.data());
     move_block(weight, block.begin, block.n, direction.data(), by, step);
   });
 }

@@ -27,8 +27,12 @@ template <class Codec>
 void load_tile(const std::uint8_t* codes, const float* numbers, float* to) {
   const typename Codec::Reader reader{codes, numbers};
   cpu::with_lanes([&]<class F>(std::type_identity<F>) {
-    for (std::int64_t i = 0; i < kTile; i += cpu::kLanesOf<F>) {
-      cpu::write(to + i, reader.template read<F>(i));
+    for (std::int64_t b = 0; b < kTile / Codec::kBlock; ++b) {
+      const auto block = reader.template block<F>(b);
+      float* const values = to + b * Codec::kBlock;
+      for (std::int64_t i = 0; i < Codec::kBlock; i += cpu::kLanesOf<F>) {
+        cpu::write(values + i, block.read(i));
+      }
     }
   });
 }

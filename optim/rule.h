@@ -124,49 +124,67 @@ template <class First, class Second, class Kernel>
 bool RuleLoop<T>::coded_tile_as(const Kernel& kernel, std::int64_t begin) const {
   constexpr bool kTwo = KernelTraits<Kernel>::kMoments > 1;
   static_assert(First::kBlock == Second::kBlock);
-  const typename First::Reader first{moments[0].template codes<First>(begin),
-                                     moments[0].template numbers<First>(begin)};
-  const auto& coded = moments[kTwo ? 1 : 0];
-  const typename Second::Reader second{coded.template codes<Second>(begin),
-                                       coded.template numbers<Second>(begin)};
+  const CodedMoment& coded = moments[kTwo ? 1 : 0];
+  std::uint8_t* const first_codes = moments[0].template codes<First>(begin);
+  std::uint8_t* const second_codes = coded.template codes<Second>(begin);
+  float* const first_numbers = moments[0].template numbers<First>(begin);
+  float* const second_numbers = coded.template numbers<Second>(begin);
+  const typename First::Reader first{first_codes, first_numbers};
+  const typename Second::Reader second{second_codes, second_numbers};
   alignas(64) Buffer first_values, second_values, direction_buffer;
   T* const d = directions == nullptr ? direction_buffer.data() : directions + begin;
+  const float* const master =
+      weights != nullptr && weights->master ? weights->master.data<float>() : grad;
   TileExtremes first_extremes, second_extremes;
   cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+    // Copies, since what is stored might be what is captured.
     const Kernel rule = kernel;
-    const F by(scale);
-    for (std::int64_t block = 0; block < kTile / First::kBlock; ++block) {
+    const F by(scale), none(0.f);
+    for (std::int64_t b = 0; b < kTile / First::kBlock; ++b) {
+      const std::int64_t from = b * First::kBlock;
+      const auto first_block = first.template block<F>(b);
+      const auto second_block = second.template block<F>(b);
+      const float* const g_at = grad + begin + from;
+      const float* const w_at = master + begin + from;
+      float* const d_at = d + from;
+      float* const m_at = first_values.data() + from;
+      float* const v_at = second_values.data() + from;
       BlockExtremes<F, First::kNeedsLeast> of_first;
-      BlockExtremes<F, Second::kNeedsLeast> of_second;
-      for (std::int64_t e = 0; e < First::kBlock; e += cpu::kLanesOf<F>) {
-        const std::int64_t i = block * First::kBlock + e;
-        F g, m = first.template read<F>(i), v(0.f);
-        cpu::read(g, grad + begin + i);
+      BlockExtremes<F, Second::kNeedsLeast, false> of_second;
+#pragma GCC unroll 1
+      for (std::int64_t i = 0; i < First::kBlock; i += cpu::kLanesOf<F>) {
+        // Tiles end where pages do, and where those end, processors stop to fetch ahead.
+        cpu::fetch<F>(g_at + kTile + i);
+        cpu::fetch<F>(w_at + kTile + i);
+        F g, m = first_block.read(i), v(0.f);
+        cpu::read(g, g_at + i);
         if constexpr (kTwo) {
-          v = second.template read<F>(i);
+          v = second_block.read(i);
         }
-        const F none(0.f);
-        cpu::write(d + i, rule(by * g, none, m, v));
-        cpu::write(first_values.data() + i, m);
+        cpu::write(d_at + i, rule(by * g, none, m, v));
+        cpu::write(m_at + i, m);
         of_first.take(m);
         if constexpr (kTwo) {
-          cpu::write(second_values.data() + i, v);
+          cpu::write(v_at + i, v);
           of_second.take(v);
         }
       }
-      of_first.put(first_extremes, block);
-      of_second.put(second_extremes, block);
+      of_first.put(first_extremes, b);
+      of_second.put(second_extremes, b);
+    }
+    if constexpr (!First::kNeedsLeast) {
+      First::template write<F>(first_values.data(), first_extremes, first_codes, first_numbers);
+      if constexpr (kTwo) {
+        Second::template write<F>(
+            second_values.data(), second_extremes, second_codes, second_numbers);
+      }
     }
   });
-  write_tile<First>(first_values.data(),
-                    first_extremes,
-                    moments[0].template codes<First>(begin),
-                    moments[0].template numbers<First>(begin));
-  if constexpr (kTwo) {
-    write_tile<Second>(second_values.data(),
-                       second_extremes,
-                       coded.template codes<Second>(begin),
-                       coded.template numbers<Second>(begin));
+  if constexpr (First::kNeedsLeast) {
+    write_tile<First>(first_values.data(), first_extremes, first_codes, first_numbers);
+    if constexpr (kTwo) {
+      write_tile<Second>(second_values.data(), second_extremes, second_codes, second_numbers);
+    }
   }
   if (sink) {
     sink(begin, kTile, d);

@@ -23,11 +23,17 @@ class SideNorms {
       scale_tile(to + begin, x + begin, begin, n, by, all);
     });
   }
-  /// Calls body(begin, n, x * by[j]) for the tiles of the matrix.
+  /// Calls body(begin, n, x * by[j]) for the tiles of the matrix. `beside`: what the body reads at
+  /// the same places.
   template <class Body>
-  void for_each_tile(const float* x, const double* by, const Body& body) const {
+  void for_each_tile(const float* x,
+                     const double* by,
+                     const float* beside,
+                     const Body& body) const {
     optim::for_each_tile(shape_.a * shape_.b, [&](std::int64_t begin, std::int64_t n) {
       alignas(64) std::array<float, kTile> scaled;
+      fetch_ahead(x + begin + kTile, kTile);
+      fetch_ahead(beside + begin + kTile, kTile);
       scale_tile(scaled.data(), x + begin, begin, n, by, 1.0);
       body(begin, n, scaled.data());
     });

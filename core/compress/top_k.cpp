@@ -7,6 +7,7 @@
 
 #include "core/compress/for_each_block.h"
 #include "core/cpu/simd.h"
+#include "core/cpu/wide_lane.h"
 #include "core/error.h"
 
 namespace strata {
@@ -62,20 +63,16 @@ bool any_from(const float* values, std::int64_t n, std::int32_t least) {
   return any != 0;
 }
 
-// Strides over a block, each with its largest magnitude: few of a block's strides hold one of its k
-// largest, and the k-th largest of those maxima is no larger than the k-th largest of all.
+// Strides over a block, each with its largest magnitude: the k-th largest of those maxima is no
+// larger than the k-th largest of all.
 constexpr std::int64_t kStrides = 256, kMostCandidates = 1024;
 
 bool has_strides(std::int64_t n, std::int64_t k) {
   return n >= 8 * kStrides && k <= kStrides / 2;
 }
 
-/// Those that may be among the k largest, in the order of their places; 0 where they are too many.
-std::int64_t find_candidates(const float* values,
-                             std::int64_t n,
-                             std::int64_t k,
-                             std::int32_t* places,
-                             std::int32_t* sizes) {
+/// A bound that k magnitudes reach: the k-th largest of the strides' maxima.
+std::int32_t bound_of_strides(const float* values, std::int64_t n, std::int64_t k) {
   alignas(64) std::int32_t most[kStrides] = {};
   const std::int64_t whole = n - n % kStrides;
   for (std::int64_t row = 0; row < whole; row += kStrides) {
@@ -88,32 +85,50 @@ std::int64_t find_candidates(const float* values,
   for (std::int64_t j = 0; whole + j < n; ++j) {
     most[j] = std::max(most[j], magnitude(values[whole + j]));
   }
-  const std::int32_t least = find_threshold(most, kStrides, k).bound;
+  return find_threshold(most, kStrides, k).bound;
+}
+
+/// Places of magnitudes from `least` on; -1 where they are too many.
+template <class F>
+std::int64_t find_candidates(const float* values,
+                             std::int64_t n,
+                             std::int32_t least,
+                             std::int32_t* places) {
+  using Int = LaneInt<F>;
+  constexpr std::int64_t kStep = cpu::kLanesOf<F>;
   std::int64_t found = 0;
-  for (std::int64_t j = 0; j < kStrides; ++j) {
-    for (std::int64_t i = j; most[j] >= least && i < n; i += kStrides) {
-      if (magnitude(values[i]) >= least) {
-        if (found == kMostCandidates) {
-          return 0;
-        }
-        places[found++] = static_cast<std::int32_t>(i);
+  for (std::int64_t i = 0; i < n; i += kStep) {
+    std::uint32_t hits;
+    if (n - i >= kStep) {
+      F value;
+      cpu::read(value, values + i);
+      hits = cpu::lanes_of((bits_of(value) & Int(0x7fffffff)) >= Int(least));
+    } else {
+      hits = 0;
+      for (std::int64_t j = i; j < n; ++j) {
+        hits |= magnitude(values[j]) >= least ? 1u << (j - i) : 0u;
       }
     }
-  }
-  std::sort(places, places + found);
-  for (std::int64_t i = 0; i < found; ++i) {
-    sizes[i] = magnitude(values[places[i]]);
+    for (; hits != 0; hits &= hits - 1) {
+      if (found == kMostCandidates) {
+        return -1;
+      }
+      places[found++] = static_cast<std::int32_t>(i) + std::countr_zero(hits);
+    }
   }
   return found;
 }
 
 /// Whether there were few enough candidates to choose from.
+template <class F>
 bool choose_by_strides(std::int16_t* indices, const float* values, std::int64_t n, std::int64_t k) {
   std::int32_t places[kMostCandidates], sizes[kMostCandidates];
-  const std::int64_t found = find_candidates(values, n, k, places, sizes);
-  if (found == 0) {
+  const std::int64_t found = find_candidates<F>(values, n, bound_of_strides(values, n, k), places);
+  if (found < 0) {
     return false;
   }
+  std::transform(
+      places, places + found, sizes, [&](std::int32_t i) { return magnitude(values[i]); });
   Threshold left = find_threshold(sizes, found, k);
   for (std::int64_t i = 0; i < found; ++i) {
     const bool equal = sizes[i] == left.bound && left.equals > 0;
@@ -157,7 +172,9 @@ void top_k_of_block(std::int16_t* indices, const float* values, std::int64_t n, 
   STRATA_ASSERT(0 <= k && k <= n && n <= TopK::kLargestBlock);
   bool done = false;
   if (k > 0 && has_strides(n, k)) {
-    cpu::simd([&] { done = choose_by_strides(indices, values, n, k); });
+    cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+      done = choose_by_strides<F>(indices, values, n, k);
+    });
   }
   if (done) {
     return;

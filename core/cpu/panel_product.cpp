@@ -84,11 +84,13 @@ std::int64_t floats_of_a() {
   return round_up(kPanelFloatsOfA, kLineFloats);
 }
 std::int64_t floats_of_thread(const MatmulShape& s) {
-  return 2 * floats_of_a() + std::min(kPanelsOfB, pieces(s.n, kPanelColumns)) *
-                                 panel_floats_of_b(std::min(block_depth(s.k), s.k));
+  return 2 * floats_of_a() +
+         std::min(kPanelsOfB, pieces(s.n, kPanelColumns) * pieces(s.k, block_depth(s.k))) *
+             panel_floats_of_b(std::min(block_depth(s.k), s.k));
 }
 
-/// A rectangle of C on one thread: groups of columns, in them blocks of k, in them panels of rows.
+/// A rectangle of C on one thread: groups of columns, in them blocks of k, in them panels of rows;
+/// where all of B stays packed, panels of rows and in them blocks of k, so that A is read in order.
 class RectangleProduct {
  public:
   RectangleProduct(const MatmulShape& s,
@@ -103,6 +105,7 @@ class RectangleProduct {
         block_(block_depth(s.k)),
         group_(round_up(pieces(where.columns, pieces(where.columns, kPanelsOfB * kPanelColumns)),
                         kPanelColumns)),
+        keeps_b_(pieces(where.columns, kPanelColumns) * pieces(s.k, block_) <= kPanelsOfB),
         panels_of_a_{scratch, scratch + floats_of_a()},
         block_of_b_(scratch + 2 * floats_of_a()) {}
 
@@ -122,7 +125,16 @@ class RectangleProduct {
   };
 
   Place after(Place p) const {
+    if (keeps_b_ && p.k + block_ < shape_.k) {
+      p.k += block_;
+      return p;
+    }
     p.row += panel_rows(where_.rows - p.row);
+    if (keeps_b_) {
+      p.k = 0;
+      p.column += p.row == where_.rows ? group_ : 0;
+      return p;
+    }
     if (p.row == where_.rows) {
       p.row = 0;
       p.k += block_;
@@ -132,6 +144,11 @@ class RectangleProduct {
       p.column += group_;
     }
     return p;
+  }
+  float* packed_b(const Place& p, std::int64_t column) const {
+    const std::int64_t before = keeps_b_ ? p.k / block_ * pieces(group_, kPanelColumns) : 0;
+    return block_of_b_ + before * panel_floats_of_b(std::min(block_, shape_.k)) +
+           column / kPanelColumns * panel_floats_of_b(depth(p));
   }
   std::int64_t depth(const Place& p) const { return std::min(block_, shape_.k - p.k); }
   std::int64_t columns(const Place& p) const { return std::min(group_, where_.columns - p.column); }
@@ -179,7 +196,7 @@ class RectangleProduct {
     const bool last = p.k + block_ >= shape_.k;
     return {
         .a = panels_of_a_[0],
-        .b = block_of_b_ + column / kPanelColumns * panel_floats_of_b(depth(p)),
+        .b = packed_b(p, column),
         .c = reinterpret_cast<float*>(operands_.C) + (where_.row + p.row) * shape_.n + at,
         .ldc = shape_.n,
         .rows = panel_rows(where_.rows - p.row),
@@ -202,8 +219,7 @@ class RectangleProduct {
     for (std::int64_t i = 0; i < calls; ++i) {
       PanelCall call = call_at(p, i * kPanelColumns);
       if (p.row == 0) {
-        pack_panel_of_b(block_of_b_ + i * panel_floats_of_b(depth(p)),
-                        source_of_b(p, i * kPanelColumns));
+        pack_panel_of_b(packed_b(p, i * kPanelColumns), source_of_b(p, i * kPanelColumns));
       }
       PanelSource next_b;
       if (next_of_b(p, i * kPanelColumns, next_b)) {
@@ -229,6 +245,7 @@ class RectangleProduct {
   Accumulate mode_;
   Rectangle where_;
   std::int64_t block_, group_;
+  bool keeps_b_;
   float* panels_of_a_[2];
   float* block_of_b_;
 };

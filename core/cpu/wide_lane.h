@@ -41,6 +41,9 @@ STRATA_WIDE inline WideFloat operator+(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideFloat operator-(WideFloat a, WideFloat b) {
   return a.v - b.v;
 }
+STRATA_WIDE inline WideFloat operator-(WideFloat x) {
+  return -x.v;
+}
 STRATA_WIDE inline WideFloat operator*(WideFloat a, WideFloat b) {
   return a.v * b.v;
 }
@@ -124,6 +127,17 @@ STRATA_WIDE inline WideInt most_of(WideInt a, WideInt b) {
 STRATA_WIDE inline WideFloat most_of(WideFloat a, WideFloat b) {
   return Floats16(_mm512_maskz_max_ps(0xffff, b.v, a.v));
 }
+STRATA_WIDE inline LaneTable<16> product(const LaneTable<16>& table, WideFloat by) {
+  Floats16 values;
+  std::memcpy(&values, table.values, sizeof values);
+  values = values * by.v + 0.f;
+  LaneTable<16> result;
+  std::memcpy(result.values, &values, sizeof values);
+  return result;
+}
+STRATA_WIDE inline WideFloat greater_size(WideFloat a, WideFloat b) {
+  return Floats16(_mm512_maskz_range_ps(0xffff, a.v, b.v, 0xb));
+}
 STRATA_WIDE inline WideFloat pick(const LaneTable<16>& table, WideInt index) {
   Floats16 values;
   std::memcpy(&values, table.values, sizeof values);
@@ -148,6 +162,15 @@ inline constexpr std::int64_t kLanesOf = 16;
 template <>
 inline constexpr std::int64_t kLanesOf<float> = 1;
 
+/// Has a cache line that is needed soon fetched into the second level, by as many lanes as fill it:
+/// the first one is full of what is worked on. The address may be anything.
+template <class F>
+inline void fetch(const void* memory) {
+  if constexpr (kLanesOf < F >> 1) {
+    __builtin_prefetch(memory, 0, 2);
+  }
+}
+
 inline void read(float& to, const float* from) {
   to = *from;
 }
@@ -156,6 +179,10 @@ inline void write(float* to, float from) {
 }
 inline void read_bytes(std::int32_t& to, const std::uint8_t* from) {
   to = *from;
+}
+/// Bytes below what `base` has above them.
+inline void read_bytes(std::int32_t& to, const std::uint8_t* from, std::int32_t base) {
+  to = *from | base;
 }
 inline void write_bytes(std::uint8_t* to, std::int32_t from) {
   *to = static_cast<std::uint8_t>(from);
@@ -166,14 +193,17 @@ STRATA_WIDE inline void read(WideFloat& to, const float* from) {
 STRATA_WIDE inline void write(float* to, WideFloat from) {
   std::memcpy(to, &from.v, sizeof from.v);
 }
-using Bytes16 = std::uint8_t __attribute__((vector_size(16)));
 STRATA_WIDE inline void read_bytes(WideInt& to, const std::uint8_t* from) {
   __m128i bytes;
   std::memcpy(&bytes, from, sizeof bytes);
   to.v = reinterpret_cast<Ints16>(_mm512_maskz_cvtepu8_epi32(0xffff, bytes));
 }
+STRATA_WIDE inline void read_bytes(WideInt& to, const std::uint8_t* from, std::int32_t base) {
+  read_bytes(to, from);
+  to = to | WideInt(base);
+}
 STRATA_WIDE inline void write_bytes(std::uint8_t* to, WideInt from) {
-  const Bytes16 bytes = __builtin_convertvector(from.v, Bytes16);
+  const __m128i bytes = _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(from.v));
   std::memcpy(to, &bytes, sizeof bytes);
 }
 // Elements 2i and 2i + 1 in lane i of two.
@@ -200,25 +230,33 @@ STRATA_WIDE inline void read_halves(WideInt& to, const std::uint8_t* from, std::
   to.v = wide >> Ints16{4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0};
 }
 
+template <int Lanes>
+STRATA_WIDE inline WideInt rotated(WideInt x) {
+  const Ints16 place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return __builtin_shuffle(x.v, place + Lanes);
+}
+/// The lanes for which a comparison holds, as bits.
+inline std::uint32_t lanes_of(bool holds) {
+  return holds ? 1u : 0u;
+}
+STRATA_WIDE inline std::uint32_t lanes_of(WideMask mask) {
+  return mask.bits;
+}
 inline std::int32_t greatest_lane(std::int32_t x) {
   return x;
 }
 STRATA_WIDE inline std::int32_t greatest_lane(WideInt x) {
-  std::int32_t most = x.v[0];
-  for (int i = 1; i < 16; ++i) {
-    most = strata::most_of(most, x.v[i]);
-  }
-  return most;
+  x = most_of(x, rotated<8>(x)), x = most_of(x, rotated<4>(x));
+  x = most_of(x, rotated<2>(x)), x = most_of(x, rotated<1>(x));
+  return x.v[0];
 }
 inline std::int32_t least_lane(std::int32_t x) {
   return x;
 }
 STRATA_WIDE inline std::int32_t least_lane(WideInt x) {
-  std::int32_t least = x.v[0];
-  for (int i = 1; i < 16; ++i) {
-    least = strata::least_of(least, x.v[i]);
-  }
-  return least;
+  x = least_of(x, rotated<8>(x)), x = least_of(x, rotated<4>(x));
+  x = least_of(x, rotated<2>(x)), x = least_of(x, rotated<1>(x));
+  return x.v[0];
 }
 
 /// body(std::type_identity<F>()) for the widest lanes of the current level; compiled for it.
