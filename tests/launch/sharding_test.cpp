@@ -28,9 +28,10 @@ struct Case {
   WeightFormat format;
   DType working;
   bool divides = true;
+  std::string preset = "gpt2-124m";
   std::string name() const {
     return method + "_" + std::string(to_string(format)) + "_" + std::string(to_string(working)) +
-           (divides ? "" : "_1_block");
+           (divides ? "" : "_1_block") + (preset == "gpt2-124m" ? "" : "_llama_1b");
   }
   /// One model has one decoder block.
   std::vector<optim::Setting> settings() const {
@@ -47,6 +48,17 @@ std::vector<Case> cases() {
     all.push_back({method, WeightFormat::f32, DType::f32, false});
     all.push_back({method, WeightFormat::bf16_master, DType::bf16});
   }
+  for (const char* method : {"adamw",
+                             "adamw8bit",
+                             "coat_adamw",
+                             "muon",
+                             "galore",
+                             "apollo",
+                             "frugal",
+                             "microadam",
+                             "badam"}) {
+    all.push_back({method, WeightFormat::f32, DType::f32, true, "llama-1b"});
+  }
   all.push_back({"adamw8bit", WeightFormat::bf16_stochastic, DType::bf16});
   all.push_back({"galore", WeightFormat::bf16_stochastic, DType::bf16});
   all.push_back({"adamw", WeightFormat::bf16_kahan, DType::bf16});
@@ -57,9 +69,9 @@ std::vector<Case> cases() {
 
 /// GPT-2 124M, whose 12 blocks of matrices are level over 2, 3 and 4 ranks by themselves, and one
 /// with four matrices of three sizes, where the rest must make up for them.
-models::ModelConfig model(bool divides) {
-  models::ModelConfig config = models::preset("gpt2-124m");
-  config.L = divides ? config.L : 1;
+models::ModelConfig model(const Case& of) {
+  models::ModelConfig config = models::preset(of.preset);
+  config.L = of.divides ? config.L : 1;
   return config;
 }
 
@@ -133,7 +145,7 @@ class Sharding : public testing::TestWithParam<Case> {
     }
   }
 
-  const std::vector<BlockSpec> specs_ = specs_of(model(GetParam().divides));
+  const std::vector<BlockSpec> specs_ = specs_of(model(GetParam()));
   const std::shared_ptr<optim::Optimizer> method_ =
       optim::make_optimizer(GetParam().method, GetParam().settings());
 };
@@ -190,7 +202,7 @@ TEST_P(Sharding, RanksAreLevelledByWhatTheyKeep) {
 /// of 64 bytes and the packs of blocks at multiples of 4096.
 TEST_P(Sharding, ThePlanSaysWhatEachRankKeeps) {
   Computation c;
-  c.model = model(GetParam().divides);
+  c.model = model(GetParam());
   c.B = 1;
   c.T = 64;
   c.G = kMostRanks;
