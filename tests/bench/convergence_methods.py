@@ -4,7 +4,7 @@ from typing import NamedTuple
 DECAY = "weight_decay=0.1"
 
 ADAM = (3e-3, 6e-3, 1.2e-2)
-LION = (1.5e-4, 2.5e-4, 4e-4)
+LION = (2.5e-4, 4e-4, 6e-4)
 SGD = (0.1, 0.3, 1.0)
 LOW_RANK = (7e-3, 1.4e-2, 2.8e-2)
 WIDE = (1e-3, 3e-3, 1e-2)
@@ -33,11 +33,11 @@ class Method(NamedTuple):
 METHODS = (
     Method("adamw", ADAM, None, "beta2=0.95"),
     Method("sgd", SGD, None, "momentum=0.9", decay=False),
-    Method("lion", LION, 3, "beta1=0.95 beta2=0.98 weight_decay=1", decay=False),
+    Method("lion", LION, 3, "beta1=0.9 beta2=0.95 weight_decay=1.5", decay=False),
     Method("adam_mini", ADAM, 3, "beta2=0.95"),
     Method("muon", (1e-2, 2e-2, 4e-2), 3, "optim.aux.lr_ratio=0.3"),
     Method("adamw8bit", ADAM, 1, "beta2=0.95"),
-    Method("lion8bit", LION, None, "beta1=0.95 beta2=0.98 weight_decay=1", decay=False),
+    Method("lion8bit", LION, None, "beta1=0.9 beta2=0.95 weight_decay=1.5", decay=False),
     Method("sgd8bit", SGD, None, "momentum=0.9", decay=False),
     Method("adamw4bit", ADAM, 3, "beta2=0.95"),
     Method("coat_adamw", ADAM, 1, "beta2=0.95"),
