@@ -34,6 +34,7 @@ const std::vector<Subject>& subjects() {
       {"optim", "an optimizer's update against the copy bandwidth of memory", bench_optim},
       {"subspace", "leading singular directions, randomised against exact", bench_subspace},
       {"attention", "attention by length of sequence, against matrix products", bench_attention},
+      {"hardware", "what plans are made from: products, memory, updates, disks", bench_hardware},
       {"allreduce", "sums over the ranks of mpirun, against the library's", bench_allreduce, true},
   };
   return all;

@@ -20,6 +20,7 @@ int bench_optim(Words words);
 int bench_subspace(Words words);
 int bench_attention(Words words);
 int bench_allreduce(Words words);
+int bench_hardware(Words words);
 
 /// What the timed program runs on: processor, threads, instruction set, matrix library.
 nlohmann::json machine_json();

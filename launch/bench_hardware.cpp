@@ -1,0 +1,192 @@
+// strata bench hardware: what plans are made from, measured once and kept.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <thread>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/io/file.h"
+#include "core/parallel_for.h"
+#include "launch/args.h"
+#include "launch/bench.h"
+#include "launch/update_bench.h"
+#include "offload/profile.h"
+
+namespace strata::launch {
+namespace {
+
+namespace fs = std::filesystem;
+
+Args parse(Words words) {
+  using enum CommandOption::Kind;
+  return Args("bench hardware",
+              words,
+              {},
+              {{"--paths", "", "directories for offloaded bytes, DIR[,DIR]"},
+               {"--refresh", "", "measure again, whatever is kept", flag},
+               {"--json", "", "print one JSON object", flag}});
+}
+
+std::vector<std::string> directories(std::string_view text) {
+  std::vector<std::string> all;
+  while (!text.empty()) {
+    const std::string_view one = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), one.size() + 1));
+    std::error_code ignored;
+    if (!fs::is_directory(one, ignored)) {
+      throw Error(Errc::config,
+                  fmt::format("bench hardware: --paths needs directories, got '{}'", one));
+    }
+    all.push_back(fs::canonical(one).string());
+  }
+  return all;
+}
+
+std::string this_machine() {
+  const nlohmann::json m = machine_json();
+  return fmt::format("{}, {} threads, {}, {}",
+                     m["processor"].get<std::string>(),
+                     m["threads"].get<int>(),
+                     m["isa"].get<std::string>(),
+                     m["matmul"].get<std::string>());
+}
+
+/// A product of a decoder block: 1024 tokens of a model 2048 wide.
+ProductUse product(DType dtype) {
+  return {.shape = {.m = 1024, .n = 2048, .k = 2048, .in = dtype, .out = dtype}, .runs = 1};
+}
+double gemm_rate(DType dtype) {
+  const ProductUse use = product(dtype);
+  const ProductRate rate = product_rate({&use, 1});
+  return rate.flops / rate.seconds;
+}
+
+/// The rate of products while `other` repeats on a thread of its own, relative to `alone`.
+template <class Other>
+double gemm_beside(double alone, const Other& other) {
+  std::atomic<bool> done = false;
+  std::thread beside([&] {
+    while (!done) {
+      other();
+    }
+  });
+  const double rate = gemm_rate(DType::f32);
+  done = true;
+  beside.join();
+  return std::min(1.0, rate / alone);
+}
+
+offload::HardwareProfile measure(const std::vector<std::string>& paths) {
+  offload::HardwareProfile p;
+  p.machine = this_machine();
+  p.gemm_f32 = gemm_rate(DType::f32);
+  p.gemm_bf16 = gemm_rate(DType::bf16);
+  const Copy copy;
+  p.copy = 1e9 * copy.gigabytes() / best_seconds(5, [&] { copy.run(); });
+  constexpr std::int64_t kParams = 16 << 20;
+  UpdateBench update("adamw", {}, kParams, DType::f32);
+  p.update = static_cast<double>(kParams) / best_seconds(5, [&] { update.update(); });
+  const RandomMemory from(Copy::kBytes / 4, DType::f32), to(Copy::kBytes / 4, DType::f32);
+  p.gemm_beside_copy = gemm_beside(p.gemm_f32, [&] {
+    constexpr std::int64_t kPiece = 1 << 20;
+    for (std::int64_t at = 0; at + kPiece <= Copy::kBytes; at += kPiece) {
+      std::memcpy(to.tensor({Copy::kBytes / 4}).bytes() + at,
+                  from.tensor({Copy::kBytes / 4}).bytes() + at,
+                  kPiece);
+    }
+  });
+  for (const std::string& path : paths) {
+    p.paths.push_back(offload::measure_path(path));
+  }
+  if (!paths.empty()) {
+    p.gemm_beside_io = gemm_beside(p.gemm_f32, [&] {
+      offload::measure_path(paths[0], {.file_bytes = 64 << 20, .seconds = 0.02});
+    });
+  }
+  return p;
+}
+
+fs::path cache_file() {
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  const char* const home = std::getenv("HOME");
+  const bool given = cache != nullptr && *cache != '\0';
+  if (!given && (home == nullptr || *home == '\0')) {
+    throw Error(Errc::config,
+                "bench hardware: needs a directory to keep the profile in; set XDG_CACHE_HOME");
+  }
+  return (given ? fs::path(cache) : fs::path(home) / ".cache") / "strata" / "hardware.json";
+}
+
+/// Absent: none is kept, or one of another machine or other paths.
+std::optional<offload::HardwareProfile> kept_profile(const fs::path& file,
+                                                     const std::vector<std::string>& paths) {
+  if (!fs::exists(file)) {
+    return std::nullopt;
+  }
+  auto profile = offload::profile_from_json(io::read_text(file), file.string());
+  const auto has = [&](const std::string& path) {
+    return std::ranges::any_of(profile.paths,
+                               [&](const auto& known) { return known.directory == path; });
+  };
+  const bool fits = profile.machine == this_machine() && std::ranges::all_of(paths, has);
+  return fits ? std::optional(std::move(profile)) : std::nullopt;
+}
+
+void print_profile(const offload::HardwareProfile& p) {
+  std::printf("%s\n", p.machine.c_str());
+  std::printf(
+      "products        %8.1f GFLOP/s f32, %.1f bf16\n", 1e-9 * p.gemm_f32, 1e-9 * p.gemm_bf16);
+  std::printf("memory copy     %8.1f GB/s read plus written\n", 1e-9 * p.copy);
+  std::printf("AdamW update    %8.1f million parameters a second\n", 1e-6 * p.update);
+  std::printf("products beside a copy %.2f, beside reads %.2f of their rate alone\n",
+              p.gemm_beside_copy,
+              p.gemm_beside_io);
+  for (const offload::PathRates& path : p.paths) {
+    std::printf("%s  read %.2f, write %.2f, both %.2f GB/s (%lld KiB x %d, %s%s)\n",
+                path.directory.c_str(),
+                1e-9 * path.read,
+                1e-9 * path.write,
+                1e-9 * path.mixed,
+                static_cast<long long>(path.block_bytes >> 10),
+                path.depth,
+                path.engine.c_str(),
+                path.direct ? "" : ", through the page cache");
+  }
+}
+
+}  // namespace
+
+int bench_hardware(Words words) {
+  const Args args = parse(words);
+  if (args.help()) {
+    return 0;
+  }
+  const std::vector<std::string> paths = directories(args.text("--paths"));
+  const fs::path file = cache_file();
+  std::optional<offload::HardwareProfile> profile;
+  if (!args.flag("--refresh")) {
+    profile = kept_profile(file, paths);
+  }
+  const bool measured = !profile;
+  if (measured) {
+    profile = measure(paths);
+    fs::create_directories(file.parent_path());
+    io::replace_file(file, offload::to_json(*profile));
+  }
+  if (args.flag("--json")) {
+    std::printf("%s", offload::to_json(*profile).c_str());
+  } else {
+    print_profile(*profile);
+    std::printf("%s %s\n", measured ? "kept in" : "from", file.c_str());
+  }
+  return 0;
+}
+
+}  // namespace strata::launch
