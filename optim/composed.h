@@ -47,6 +47,9 @@ struct Parts {
   void validate() const;
 };
 
+/// AuxParts::rule where it is the matrices' own.
+inline constexpr std::string_view kSameRule = "same";
+
 /// Of the tensors that a composition for matrices leaves: embeddings, head, norms, biases.
 struct AuxParts {
   std::string rule = "same";

@@ -58,7 +58,7 @@ METHODS = (
     Method("lisa", ADAM),
     Method("mfac_sparse", (3e-4, 1e-3, 3e-3)),
     Method("ggt_lowrank", WIDE),
-    Method("sgd_sai", WIDE, 10),
+    Method("sgd_sai", (1e-2, 3e-2, 1e-1), 10),
     Method("soap", ADAM, 0),
 )
 # nanoGPT's own rate where the method is AdamW with other states; betas as there.

@@ -9,10 +9,10 @@
 #include <gtest/gtest.h>
 
 #include "launch/assemble.h"
-#include "models/config.h"
 #include "models/model.h"
 #include "parallel/self_communicator.h"
 #include "tests/launch/random_batches.h"
+#include "tests/launch/small_model.h"
 
 namespace strata::launch {
 namespace {
@@ -22,14 +22,7 @@ constexpr double kLr = 1e-3;
 
 Computation computation(std::int64_t balance_every) {
   Computation c;
-  c.model = models::preset("tiny-gpt2");
-  c.model.L = 2;
-  c.model.C = 32;
-  c.model.H = 2;
-  c.model.K = 2;
-  c.model.D = 16;
-  c.model.F = 128;
-  c.model.dropout = 0.f;
+  c.model = tests::small_gpt2(2, 32);
   c.model.factor_rank = 5;
   c.B = 1;
   c.T = 16;

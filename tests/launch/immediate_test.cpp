@@ -9,8 +9,8 @@
 #include <gtest/gtest.h>
 
 #include "launch/assemble.h"
-#include "models/config.h"
 #include "tests/launch/random_batches.h"
+#include "tests/launch/small_model.h"
 #include "tests/support/local_ranks.h"
 
 namespace strata::launch {
@@ -27,14 +27,7 @@ struct Placing {
 Computation computation(const std::string& method, const Placing& how, int rank) {
   Computation c;
   c.place = {.rank = rank, .world = how.ranks, .on_machine = how.ranks};
-  c.model = models::preset("tiny-gpt2");
-  c.model.L = 3;
-  c.model.C = 64;
-  c.model.H = 2;
-  c.model.K = 2;
-  c.model.D = 32;
-  c.model.F = 256;
-  c.model.dropout = 0.f;
+  c.model = tests::small_gpt2(3, 64);
   c.B = 1;
   c.T = 16;
   c.G = 4;

@@ -9,8 +9,8 @@
 
 #include "core/parallel_for.h"
 #include "launch/assemble.h"
-#include "models/config.h"
 #include "tests/launch/random_batches.h"
+#include "tests/launch/small_model.h"
 #include "tests/support/local_ranks.h"
 
 namespace strata::launch {
@@ -111,14 +111,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 Computation computation_of(const Case& of, int rank) {
   Computation c;
   c.place = {.rank = rank, .world = kRanks, .on_machine = kRanks};
-  c.model = models::preset("tiny-gpt2");
-  c.model.L = 1;
-  c.model.C = 64;
-  c.model.H = 2;
-  c.model.K = 2;
-  c.model.D = 32;
-  c.model.F = 256;
-  c.model.dropout = 0.f;
+  c.model = tests::small_gpt2(1, 64);
   c.B = 1;
   c.T = 16;
   c.G = 3;

@@ -10,9 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "launch/assemble.h"
-#include "models/config.h"
 #include "parallel/self_communicator.h"
 #include "tests/launch/random_batches.h"
+#include "tests/launch/small_model.h"
 
 namespace strata::launch {
 namespace {
@@ -22,14 +22,7 @@ constexpr int kDecoders = 3;
 
 Computation computation(const std::string& method, std::vector<optim::Setting> settings) {
   Computation c;
-  c.model = models::preset("tiny-gpt2");
-  c.model.L = kDecoders;
-  c.model.C = 64;
-  c.model.H = 2;
-  c.model.K = 2;
-  c.model.D = 32;
-  c.model.F = 256;
-  c.model.dropout = 0.f;
+  c.model = tests::small_gpt2(kDecoders, 64);
   c.B = 1;
   c.T = 16;
   c.G = 3;
