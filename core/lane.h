@@ -70,9 +70,10 @@ STRATA_HD inline std::int32_t least_of(std::int32_t a, std::int32_t b) {
 STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
   return a < b ? b : a;
 }
-/// x 2^n, rounded once, for x in [1/2, 2) and whole n < 2^22 with a result below 2^127.
+/// x 2^floor(n), rounded once, for x in [1/2, 4) and |n| < 2^22 with a result below 2^126.
 STRATA_HD inline float times_power(float x, float n) {
-  const std::int32_t power = most_of(static_cast<std::int32_t>(n), -160), half = power >> 1;
+  const std::int32_t whole = truncated(n), below = whole - (float_from(whole) > n ? 1 : 0);
+  const std::int32_t power = most_of(below, -160), half = power >> 1;
   return x * float_of((half + 127) << 23) * float_of((power - half + 127) << 23);
 }
 STRATA_HD inline float most_of(float a, float b) {

@@ -59,8 +59,11 @@ struct ExpandedEncoder {
     const F low = fma_(F(power), log2_of(mantissa, bits >> 18), F(-part));
     // Exact: k is a multiple of 1/16, and so is what remains where the integer is taken off.
     const F high = fma_(F(power), exponent_of(x), F(-whole));
-    const F nearest = rounded(high + low);
-    const F value = times_power(exp2_of((high - nearest) + low), nearest);
+    // To whole thirty-seconds, by which a table has the fraction.
+    const F shifted = (high + low) + F(kRound), nearest = shifted - F(kRound);
+    const F rest = (high - nearest) + low;
+    const F factor = fma_(fma_(rest, F(2.4022654e-01f), F(6.931573e-01f)), rest, F(1.f));
+    const F value = times_power(factor * pick(kExp2, bits_of(shifted)), nearest);
     const Int code = (bits_of(value) + Int(0x00080000)) >> 20;
     if constexpr (Signed) {
       // Zero has no sign: one less has bit 7.
@@ -81,17 +84,16 @@ struct ExpandedEncoder {
     return fma_(p, r, pick(kLog2, upper));
   }
 
-  /// 2^x, |x| <= 1/2; relative error 1.2e-7.
-  template <class F>
-  STRATA_HD static F exp2_of(const F& x) {
-    const F square = x * x;
-    const F high = fma_(x, F(kExp2[5]), F(kExp2[4]));
-    const F middle = fma_(x, F(kExp2[3]), F(kExp2[2]));
-    return fma_(fma_(high, square, middle), square, fma_(x, F(kExp2[1]), F(1.f)));
-  }
-
-  static constexpr float kExp2[6] = {
-      1.f, 6.93147e-01f, 2.4022242e-01f, 5.5507336e-02f, 9.671513e-03f, 1.3264727e-03f};
+  static constexpr float kRound = 393216.f;  // 1.5 * 2^18
+  // 2^(i / 32)
+  static constexpr LaneTable<32> kExp2 = {
+      {1.e+00f,        1.0218972e+00f, 1.0442737e+00f, 1.0671405e+00f, 1.0905077e+00f,
+       1.1143868e+00f, 1.1387886e+00f, 1.1637249e+00f, 1.1892071e+00f, 1.2152474e+00f,
+       1.2418578e+00f, 1.269051e+00f,  1.2968396e+00f, 1.3252367e+00f, 1.3542556e+00f,
+       1.38391e+00f,   1.4142135e+00f, 1.4451808e+00f, 1.4768262e+00f, 1.5091645e+00f,
+       1.5422108e+00f, 1.5759809e+00f, 1.6104903e+00f, 1.6457555e+00f, 1.6817929e+00f,
+       1.7186193e+00f, 1.7562522e+00f, 1.7947091e+00f, 1.8340081e+00f, 1.8741677e+00f,
+       1.9152066e+00f, 1.9571441e+00f}};
   // 1 / (1 + (i + 1/2) / 32) in nine bits, and its negative logarithm.
   static constexpr LaneTable<32> kInverse = {
       {504 / 512.f, 489 / 512.f, 475 / 512.f, 462 / 512.f, 449 / 512.f, 437 / 512.f, 426 / 512.f,
@@ -111,14 +113,21 @@ struct ExpandedEncoder {
 struct ExpandedDecoder {
   LaneTable<16> exponents, mantissas;
 
-  /// What tables are made of: 1 / k, and the logarithm of s^(1/k) c.
+  /// What tables are made of: 1 / k and the logarithm of s^(1/k) c, each in two floats.
   struct Exponents {
-    double step = 0.0, base = 0.0;
+    float step = 0.f, step_rest = 0.f;
+    float whole = 0.f, part = 0.f;
     STRATA_HD static Exponents of(const ExpandedRange& range) {
+      constexpr double kRound = 6755399441055744.0;
       const double step = 1.0 / static_cast<double>(range.power);
-      return {step,
-              log2_(static_cast<double>(range.scale)) * step +
-                  log2_(static_cast<double>(range.centre))};
+      const double base =
+          log2_(static_cast<double>(range.scale)) * step + log2_(static_cast<double>(range.centre));
+      const double whole = (base + kRound) - kRound;
+      const auto rounded_step = static_cast<float>(step);
+      return {rounded_step,
+              static_cast<float>(step - static_cast<double>(rounded_step)),
+              static_cast<float>(whole),
+              static_cast<float>(base - whole)};
     }
   };
   STRATA_HD void make(const Exponents& of) {
@@ -140,10 +149,13 @@ struct ExpandedDecoder {
                                   0.80735492205760406,
                                   0.90689059560851848};
     for (int i = 0; i < 16; ++i) {
-      exponents.values[i] = power_of_two(fma_(i - 7.0, of.step, of.base));
+      exponents.values[i] = power_of_two(static_cast<float>(i - 7), 0.f, of);
     }
+    const Exponents no_base = {of.step, of.step_rest, 0.f, 0.f};
     for (int i = 0; i < 16; ++i) {
-      mantissas.values[i] = power_of_two(kLog2[i] * of.step);
+      const auto by = static_cast<float>(kLog2[i]);
+      mantissas.values[i] =
+          power_of_two(by, static_cast<float>(kLog2[i] - static_cast<double>(by)), no_base);
     }
     mantissas.values[0] = 0.f;
   }
@@ -162,19 +174,20 @@ struct ExpandedDecoder {
   }
 
  private:
-  /// As far as it is a normal float; |x| < 2^20.
-  STRATA_HD static float power_of_two(double x) {
-    constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-    const double shifted = x + kRound;
-    const auto part = static_cast<float>(x - (shifted - kRound));
-    const auto whole = static_cast<std::int32_t>(std::bit_cast<std::int64_t>(shifted));
+  /// 2^((by + by_rest) / k + base), as far as it is a normal float.
+  STRATA_HD static float power_of_two(float by, float by_rest, const Exponents& of) {
+    const float product = by * of.step;
+    const float rest = fma_(by_rest, of.step, fma_(by, of.step_rest, fma_(by, of.step, -product)));
+    const float nearest = rounded(product + of.part);
+    const float part = (product - nearest) + (of.part + rest);
     float p = fma_(part, 1.5353362e-04f, 1.3398874e-03f);
     p = fma_(p, part, 9.618437e-03f);
     p = fma_(p, part, 5.5503324e-02f);
     p = fma_(p, part, 2.4022648e-01f);
     p = fma_(p, part, 6.931472e-01f);
     p = fma_(p, part, 1.f);
-    const std::int32_t limited = least_of(most_of(whole, -125), 127);
+    const auto power = static_cast<std::int32_t>(nearest + of.whole);
+    const std::int32_t limited = least_of(most_of(power, -125), 127);
     return p * float_of((limited + 127) << 23);
   }
 };

@@ -98,9 +98,6 @@ STRATA_WIDE inline WideMask operator>(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideMask operator||(WideMask a, WideMask b) {
   return {static_cast<__mmask16>(a.bits | b.bits)};
 }
-STRATA_WIDE inline WideFloat rounded(WideFloat x) {
-  return Floats16(_mm512_maskz_roundscale_ps(0xffff, x.v, _MM_FROUND_TO_NEAREST_INT));
-}
 STRATA_WIDE inline WideFloat exponent_of(WideFloat x) {
   const __m512i exponents = reinterpret_cast<__m512i>(Ints16{} + 0x7f800000);
   const __mmask16 normal = _mm512_test_epi32_mask(reinterpret_cast<__m512i>(x.v), exponents);
