@@ -55,15 +55,26 @@ STRATA_HD inline float float_from(std::int32_t x) {
 STRATA_HD inline std::int32_t truncated(float x) {
   return static_cast<std::int32_t>(x);
 }
-/// Of factors that fit in 16 bits with their sign.
-STRATA_HD inline std::int32_t product16(std::int32_t a, std::int32_t b) {
-  return a * b;
+/// The nearest integer; |x| < 2^22.
+STRATA_HD inline float rounded(float x) {
+  return (x + 12582912.f) - 12582912.f;  // 1.5 * 2^23
+}
+/// floor(log2 |x|) of a normal float; -2^14 of a smaller one.
+STRATA_HD inline float exponent_of(float x) {
+  const std::int32_t biased = (bits_of(x) >> 23) & 255;
+  return select(biased == 0, -0x1p14f, static_cast<float>(biased - 127));
 }
 STRATA_HD inline std::int32_t least_of(std::int32_t a, std::int32_t b) {
   return a < b ? a : b;
 }
 STRATA_HD inline std::int32_t most_of(std::int32_t a, std::int32_t b) {
   return a < b ? b : a;
+}
+/// x 2^floor(n), rounded once, for x in [1/2, 4) and |n| < 2^22 with a result below 2^126.
+STRATA_HD inline float times_power(float x, float n) {
+  const std::int32_t whole = truncated(n), below = whole - (float_from(whole) > n ? 1 : 0);
+  const std::int32_t power = most_of(below, -160), half = power >> 1;
+  return x * float_of((half + 127) << 23) * float_of((power - half + 127) << 23);
 }
 STRATA_HD inline float most_of(float a, float b) {
   return a < b ? b : a;

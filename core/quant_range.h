@@ -31,156 +31,104 @@ struct ExpandedRange {
   static constexpr ExpandedRange zero() { return {0.f, 1.f, 1.f}; }
 };
 
-/// Where codes of E4M3 change, by sixteenths of a power of two for normal values and by quarters
-/// for subnormal ones (below 2^-6); one cell holds at most one such place.
-struct CodeChanges {
-  LaneTable<32, std::int32_t> below;  // what is added below the change
-  LaneTable<32> place;                // of the change, from the cell's first sixteenth
-};
-constexpr CodeChanges code_changes() {
-  // log2(1 + (2j + 1) / 16) and log2(2j + 1): where normal and subnormal codes change.
-  constexpr double kNormal[8] = {0.087462841250339401,
-                                 0.24792751344358549,
-                                 0.39231742277876031,
-                                 0.52356195605701283,
-                                 0.6438561897747247,
-                                 0.75488750216346856,
-                                 0.85798099512757209,
-                                 0.95419631038687525};
-  constexpr double kSmall[8] = {0,
-                                1.5849625007211561,
-                                2.3219280948873622,
-                                2.8073549220576042,
-                                3.1699250014423122,
-                                3.4594316186372973,
-                                3.7004397181410922,
-                                3.9068905956085187};
-  CodeChanges c{};
-  int next = 0, next_small = 0;
-  for (int i = 0; i < 32; ++i) {
-    const bool is_small = i >= 16;
-    const int from = is_small ? 4 * (i - 16) : i, until = is_small ? from + 4 : from + 1;
-    int& j = is_small ? next_small : next;
-    const double change = j == 8 ? 100.0 : 16.0 * (is_small ? kSmall[j] : kNormal[j]);
-    const bool here = change < until - 0.5;
-    c.below.values[i] = is_small ? j : 56 + j - (i >> 1);
-    c.place.values[i] = here ? static_cast<float>(change - from) : 100.f;
-    j += here ? 1 : 0;
-  }
-  return c;
-}
-inline constexpr CodeChanges kCodeChanges = code_changes();
-
-/// Codes of a group. The code of x is found from the place of 16 log2(|x| / c)^k / s among those
-/// where codes change: that number is kept as integer and fraction, so that its error is that of
-/// two or three roundings of x or of the value that is coded, whatever the range.
+/// Codes of a group: log2 of (|x| / c)^k / s, kept as integer and fraction, so that its error is
+/// that of two or three roundings of x or of the value that is coded, whatever the range; then that
+/// value, 2^-120 of it: its float is subnormal where E4M3 is, and rounds to four bits as any other.
+/// It was rounded to a multiple of 2^-149 before: by less than two ulps where a group has values.
 struct ExpandedEncoder {
-  float power = 0.f;       // 16 k
-  float part = 0.f;        // 16 log2(c^k s): what is added to an integer
-  std::int32_t steps = 0;  // 16 k
-  std::int32_t whole = 0;  // the integer, and what exponents are too large by
+  float power = 0.f;  // k
+  float whole = 0.f;  // the integer next to log2(c^k s), and 120
+  float part = 0.f;   // what that log2 has besides
 
   /// Of a group that is not zero; one of zeros may have any.
   STRATA_HD static ExpandedEncoder of(const ExpandedRange& range) {
     constexpr double kRound = 6755399441055744.0;
-    const double power = 16.0 * static_cast<double>(range.power);
-    const double shift = power * log2_(static_cast<double>(range.centre)) +
-                         16.0 * log2_(static_cast<double>(range.scale));
+    const auto power = static_cast<double>(range.power);
+    const double shift =
+        power * log2_(static_cast<double>(range.centre)) + log2_(static_cast<double>(range.scale));
     const double whole = (shift + kRound) - kRound;
-    return {static_cast<float>(power),
-            static_cast<float>(shift - whole),
-            static_cast<std::int32_t>(power),
-            static_cast<std::int32_t>(whole + 127.0 * power)};
+    return {range.power, static_cast<float>(whole + 120.0), static_cast<float>(shift - whole)};
   }
 
-  /// In the low byte of what is returned. Magnitudes below 2^-126 have the code of zero.
-  template <class F>
+  /// In the low byte of what is returned. Magnitudes below 2^-126 have the code of zero. Not
+  /// `Signed`: of x that is never below zero.
+  template <bool Signed = true, class F>
   STRATA_HD LaneInt<F> encode(const F& x) const {
     using Int = LaneInt<F>;
-    constexpr float kRound = 12582912.f;  // 1.5 * 2^23
-    const Int bits = bits_of(x), size = bits & Int(0x7fffffff);
+    const Int bits = bits_of(x);
     const F mantissa = float_of((bits & Int(0x007fffff)) | Int(0x3f800000));
-    const F low = fma_(F(power), log2_of(mantissa, bits >> 19), F(-part));
-    const F shifted = low + F(kRound);
-    const F rest = low - (shifted - F(kRound));
-    // In sixteenths of a power of two, the one nearest to the value; the rest is at most 1/2.
-    const Int at =
-        product16(size >> 23, Int(steps)) + bits_of(shifted) - Int(whole + bits_of(kRound));
-    const Int code = code_at(at, rest);
-    const auto none = at < Int(-kLeast) || size < Int(0x00800000) || code == Int(0);
-    return select(none, Int(0), code | ((bits >> 24) & Int(0x80)));
+    const F low = fma_(F(power), log2_of(mantissa, bits >> 18), F(-part));
+    // Exact: k is a multiple of 1/16, and so is what remains where the integer is taken off.
+    const F high = fma_(F(power), exponent_of(x), F(-whole));
+    // To whole thirty-seconds, by which a table has the fraction.
+    const F shifted = (high + low) + F(kRound), nearest = shifted - F(kRound);
+    const F rest = (high - nearest) + low;
+    const F factor = fma_(fma_(rest, F(2.4022654e-01f), F(6.931573e-01f)), rest, F(1.f));
+    const F value = times_power(factor * pick(kExp2, bits_of(shifted)), nearest);
+    const Int code = (bits_of(value) + Int(0x00080000)) >> 20;
+    if constexpr (Signed) {
+      // Zero has no sign: one less has bit 7.
+      const Int sign = (bits >> 24) & Int(0x80);
+      return code | (sign & ~(code - Int(1)));
+    } else {
+      return code;
+    }
   }
 
  private:
-  /// log2 of a mantissa in [1, 2) by its four upper bits and a polynomial; absolute error 7e-8.
+  /// log2 of a mantissa in [1, 2) by its five upper bits and a polynomial; absolute error 7e-8.
   template <class F>
   STRATA_HD static F log2_of(const F& mantissa, const LaneInt<F>& upper) {
     const F r = fma_(mantissa, pick(kInverse, upper), F(-1.f));
-    F p = fma_(r, F(-0.360673761f), F(0.480898347f));
-    p = fma_(p, r, F(-0.721347520f));
-    p = fma_(p, r, F(1.44269504f));
+    F p = fma_(r, F(0.48099798f), F(-0.72142047f));
+    p = fma_(p, r, F(1.442695f));
     return fma_(p, r, pick(kLog2, upper));
   }
 
-  template <class F>
-  STRATA_HD static LaneInt<F> code_at(const LaneInt<F>& at, const F& rest) {
-    using Int = LaneInt<F>;
-    const auto small = at < Int(-6 * 16);
-    const Int above = at + Int(kLeast);
-    const Int cell = select(small, (above >> 2) + Int(16), at & Int(15));
-    const F place = rest + float_from(select(small, above & Int(3), Int(0)));
-    const Int first = select(small, Int(0), at >> 1) + pick(kCodeChanges.below, cell);
-    return select(place >= pick(kCodeChanges.place, cell), first + Int(1), first);
-  }
-
-  static constexpr int kLeast = 160;  // half of the least value is 2^-10
-  // 1 / (1 + (i + 1/2) / 16) in eight bits, and its negative logarithm.
-  static constexpr LaneTable<16> kInverse = {{248 / 256.f,
-                                              234 / 256.f,
-                                              221 / 256.f,
-                                              210 / 256.f,
-                                              200 / 256.f,
-                                              191 / 256.f,
-                                              182 / 256.f,
-                                              174 / 256.f,
-                                              167 / 256.f,
-                                              161 / 256.f,
-                                              155 / 256.f,
-                                              149 / 256.f,
-                                              144 / 256.f,
-                                              139 / 256.f,
-                                              134 / 256.f,
-                                              130 / 256.f}};
-  static constexpr LaneTable<16> kLog2 = {{0.0458036896f,
-                                           0.12963528f,
-                                           0.212097441f,
-                                           0.285754482f,
-                                           0.35614381f,
-                                           0.422571172f,
-                                           0.49220536f,
-                                           0.557056504f,
-                                           0.616295708f,
-                                           0.669083122f,
-                                           0.723875595f,
-                                           0.78083148f,
-                                           0.830074999f,
-                                           0.881058927f,
-                                           0.93391081f,
-                                           0.977632187f}};
+  static constexpr float kRound = 393216.f;  // 1.5 * 2^18
+  // 2^(i / 32)
+  static constexpr LaneTable<32> kExp2 = {
+      {1.e+00f,        1.0218972e+00f, 1.0442737e+00f, 1.0671405e+00f, 1.0905077e+00f,
+       1.1143868e+00f, 1.1387886e+00f, 1.1637249e+00f, 1.1892071e+00f, 1.2152474e+00f,
+       1.2418578e+00f, 1.269051e+00f,  1.2968396e+00f, 1.3252367e+00f, 1.3542556e+00f,
+       1.38391e+00f,   1.4142135e+00f, 1.4451808e+00f, 1.4768262e+00f, 1.5091645e+00f,
+       1.5422108e+00f, 1.5759809e+00f, 1.6104903e+00f, 1.6457555e+00f, 1.6817929e+00f,
+       1.7186193e+00f, 1.7562522e+00f, 1.7947091e+00f, 1.8340081e+00f, 1.8741677e+00f,
+       1.9152066e+00f, 1.9571441e+00f}};
+  // 1 / (1 + (i + 1/2) / 32) in nine bits, and its negative logarithm.
+  static constexpr LaneTable<32> kInverse = {
+      {504 / 512.f, 489 / 512.f, 475 / 512.f, 462 / 512.f, 449 / 512.f, 437 / 512.f, 426 / 512.f,
+       415 / 512.f, 405 / 512.f, 395 / 512.f, 386 / 512.f, 377 / 512.f, 368 / 512.f, 360 / 512.f,
+       352 / 512.f, 345 / 512.f, 338 / 512.f, 331 / 512.f, 324 / 512.f, 318 / 512.f, 312 / 512.f,
+       306 / 512.f, 301 / 512.f, 295 / 512.f, 290 / 512.f, 285 / 512.f, 280 / 512.f, 275 / 512.f,
+       271 / 512.f, 266 / 512.f, 262 / 512.f, 258 / 512.f}};
+  static constexpr LaneTable<32> kLog2 = {
+      {0.022720076f, 0.06630935f, 0.10821629f, 0.14825095f, 0.18942836f, 0.22851053f, 0.26529038f,
+       0.3030325f,   0.3382219f,  0.37429115f, 0.40754297f, 0.44157928f, 0.47643805f, 0.5081469f,
+       0.54056835f,  0.5695475f,  0.59912056f, 0.6293126f,  0.66015f,    0.68711704f, 0.71459776f,
+       0.7426122f,   0.7663803f,  0.7954289f,  0.8200909f,  0.8451819f,  0.870717f,   0.8967122f,
+       0.917851f,    0.9447176f,  0.966577f,   0.98877275f}};
 };
 
 /// Values of a group's codes: a product of what the exponent and what the mantissa stand for.
 struct ExpandedDecoder {
   LaneTable<16> exponents, mantissas;
 
-  /// What tables are made of: 1 / k, and the logarithm of s^(1/k) c.
+  /// What tables are made of: 1 / k and the logarithm of s^(1/k) c, each in two floats.
   struct Exponents {
-    double step = 0.0, base = 0.0;
+    float step = 0.f, step_rest = 0.f;
+    float whole = 0.f, part = 0.f;
     STRATA_HD static Exponents of(const ExpandedRange& range) {
+      constexpr double kRound = 6755399441055744.0;
       const double step = 1.0 / static_cast<double>(range.power);
-      return {step,
-              log2_(static_cast<double>(range.scale)) * step +
-                  log2_(static_cast<double>(range.centre))};
+      const double base =
+          log2_(static_cast<double>(range.scale)) * step + log2_(static_cast<double>(range.centre));
+      const double whole = (base + kRound) - kRound;
+      const auto rounded_step = static_cast<float>(step);
+      return {rounded_step,
+              static_cast<float>(step - static_cast<double>(rounded_step)),
+              static_cast<float>(whole),
+              static_cast<float>(base - whole)};
     }
   };
   STRATA_HD void make(const Exponents& of) {
@@ -202,10 +150,13 @@ struct ExpandedDecoder {
                                   0.80735492205760406,
                                   0.90689059560851848};
     for (int i = 0; i < 16; ++i) {
-      exponents.values[i] = power_of_two(fma_(i - 7.0, of.step, of.base));
+      exponents.values[i] = power_of_two(static_cast<float>(i - 7), 0.f, of);
     }
+    const Exponents no_base = {of.step, of.step_rest, 0.f, 0.f};
     for (int i = 0; i < 16; ++i) {
-      mantissas.values[i] = power_of_two(kLog2[i] * of.step);
+      const auto by = static_cast<float>(kLog2[i]);
+      mantissas.values[i] =
+          power_of_two(by, static_cast<float>(kLog2[i] - static_cast<double>(by)), no_base);
     }
     mantissas.values[0] = 0.f;
   }
@@ -224,16 +175,21 @@ struct ExpandedDecoder {
   }
 
  private:
-  /// As far as it is a normal float; |x| < 2^20.
-  STRATA_HD static float power_of_two(double x) {
-    constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-    const double shifted = x + kRound;
-    const auto part = static_cast<float>((x - (shifted - kRound)) * 0.6931471805599453);
-    const auto whole = static_cast<std::int32_t>(std::bit_cast<std::int64_t>(shifted));
-    const ExpParts parts = exp_parts(part);
-    const std::int32_t power = whole + static_cast<std::int32_t>(parts.power);
+  /// 2^((by + by_rest) / k + base), as far as it is a normal float.
+  STRATA_HD static float power_of_two(float by, float by_rest, const Exponents& of) {
+    const float product = by * of.step;
+    const float rest = fma_(by_rest, of.step, fma_(by, of.step_rest, fma_(by, of.step, -product)));
+    const float nearest = rounded(product + of.part);
+    const float part = (product - nearest) + (of.part + rest);
+    float p = fma_(part, 1.5353362e-04f, 1.3398874e-03f);
+    p = fma_(p, part, 9.618437e-03f);
+    p = fma_(p, part, 5.5503324e-02f);
+    p = fma_(p, part, 2.4022648e-01f);
+    p = fma_(p, part, 6.931472e-01f);
+    p = fma_(p, part, 1.f);
+    const auto power = static_cast<std::int32_t>(nearest + of.whole);
     const std::int32_t limited = least_of(most_of(power, -125), 127);
-    return parts.factor * float_of((limited + 127) << 23);
+    return p * float_of((limited + 127) << 23);
   }
 };
 

@@ -141,7 +141,7 @@ struct HalfCodec {
 /// side.
 struct Fp8Codec {
   static constexpr std::int64_t kBlock = 128, kPerByte = 1, kNumbers = 3;
-  static constexpr bool kNeedsLeast = true;
+  static constexpr bool kNeedsLeast = true, kSigned = true;
   static constexpr std::int64_t kGroups = kTile / kBlock;
   class Reader {
    public:
@@ -166,25 +166,28 @@ struct Fp8Codec {
     quant::ExpandedDecoder decoders_[kGroups];
   };
   struct Encoders {
-    float power[kGroups], part[kGroups];
-    std::int32_t steps[kGroups], whole[kGroups];
+    float power[kGroups], whole[kGroups], part[kGroups];
     /// Writes the ranges beside the codes, too.
     Encoders(const TileExtremes& extremes, float* ranges);
     quant::ExpandedEncoder operator[](std::int64_t g) const {
-      return {power[g], part[g], steps[g], whole[g]};
+      return {power[g], whole[g], part[g]};
     }
   };
-  template <class F>
+  template <class F, bool Signed>
   static void write(const float* from, const Encoders& encoders, std::uint8_t* codes) {
     for (std::int64_t g = 0; g < kGroups; ++g) {
       const quant::ExpandedEncoder encoder = encoders[g];
       for (std::int64_t i = g * kBlock; i < (g + 1) * kBlock; i += cpu::kLanesOf<F>) {
         F value;
         cpu::read(value, from + i);
-        cpu::write_bytes(codes + i, encoder.encode(value));
+        cpu::write_bytes(codes + i, encoder.encode<Signed>(value));
       }
     }
   }
+};
+/// The same codes, of values that are never below zero.
+struct PositiveFp8Codec : Fp8Codec {
+  static constexpr bool kSigned = false;
 };
 
 using Signed8 = ByteCodec<quant::Dynamic8Signed, quant::ZeroCode::zero>;
@@ -197,10 +200,11 @@ using Positive4 = HalfCodec<quant::Linear4Unsigned>;
 /// Codes a tile whose extremes are known; may change what it reads.
 template <class Codec>
 void write_tile(float* from, const TileExtremes& extremes, std::uint8_t* codes, float* numbers) {
-  if constexpr (std::is_same_v<Codec, Fp8Codec>) {
+  if constexpr (std::is_base_of_v<Fp8Codec, Codec>) {
     const Fp8Codec::Encoders encoders(extremes, numbers);
-    cpu::with_lanes(
-        [&]<class F>(std::type_identity<F>) { Fp8Codec::write<F>(from, encoders, codes); });
+    cpu::with_lanes([&]<class F>(std::type_identity<F>) {
+      Fp8Codec::write<F, Codec::kSigned>(from, encoders, codes);
+    });
   } else {
     cpu::with_lanes([&]<class F>(std::type_identity<F>) {
       Codec::template write<F>(from, extremes, codes, numbers);

@@ -120,8 +120,7 @@ Fp8Codec::Encoders::Encoders(const TileExtremes& extremes, float* ranges) {
       const auto range = quant::ExpandedRange::of(extremes.least[g], extremes.most[g]);
       const auto encoder = quant::ExpandedEncoder::of(range);
       scale[g] = range.scale, exponent[g] = range.power, centre[g] = range.centre;
-      power[g] = encoder.power, part[g] = encoder.part;
-      steps[g] = encoder.steps, whole[g] = encoder.whole;
+      power[g] = encoder.power, whole[g] = encoder.whole, part[g] = encoder.part;
     }
   });
   for (std::int64_t g = 0; g < kGroups; ++g) {

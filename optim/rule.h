@@ -215,7 +215,7 @@ bool RuleLoop<T>::coded_tile(const Kernel& kernel, std::int64_t begin) const {
     case StateCodec::dynamic4:
       return coded_tile_as<Signed4, Positive4>(kernel, begin);
     case StateCodec::fp8:
-      return coded_tile_as<Fp8Codec, Fp8Codec>(kernel, begin);
+      return coded_tile_as<Fp8Codec, PositiveFp8Codec>(kernel, begin);
   }
   return false;
 }

@@ -68,6 +68,9 @@ STRATA_WIDE inline WideInt operator&(WideInt a, WideInt b) {
 STRATA_WIDE inline WideInt operator|(WideInt a, WideInt b) {
   return a.v | b.v;
 }
+STRATA_WIDE inline WideInt operator~(WideInt x) {
+  return ~x.v;
+}
 STRATA_WIDE inline WideInt operator>>(WideInt a, int count) {
   return a.v >> count;
 }
@@ -95,9 +98,13 @@ STRATA_WIDE inline WideMask operator>(WideFloat a, WideFloat b) {
 STRATA_WIDE inline WideMask operator||(WideMask a, WideMask b) {
   return {static_cast<__mmask16>(a.bits | b.bits)};
 }
-STRATA_WIDE inline WideInt product16(WideInt a, WideInt b) {
-  return reinterpret_cast<Ints16>(
-      _mm512_madd_epi16(reinterpret_cast<__m512i>(a.v), reinterpret_cast<__m512i>(b.v)));
+STRATA_WIDE inline WideFloat exponent_of(WideFloat x) {
+  const __m512i exponents = reinterpret_cast<__m512i>(Ints16{} + 0x7f800000);
+  const __mmask16 normal = _mm512_test_epi32_mask(reinterpret_cast<__m512i>(x.v), exponents);
+  return Floats16(_mm512_mask_getexp_ps(-0x1p14f - Floats16{}, normal, x.v));
+}
+STRATA_WIDE inline WideFloat times_power(WideFloat x, WideFloat n) {
+  return Floats16(_mm512_maskz_scalef_ps(0xffff, x.v, n.v));
 }
 STRATA_WIDE inline WideFloat select(WideMask which, WideFloat yes, WideFloat no) {
   return Floats16(_mm512_mask_blend_ps(which.bits, no.v, yes.v));
