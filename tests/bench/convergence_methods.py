@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
 
 # SGD couples decay to the gradient, where momentum multiplies it by ten: 0. Lion's rates are a tenth of AdamW's, its decay
-# 15 times as large; SGD-SaI's decay is its own default. Muon's AdamW side runs at its own rate.
+# 15 times as large; SGD-SaI has none. Muon's AdamW side runs at its own rate.
 METHODS = (
     Method("adamw", ADAM, None, "beta2=0.95"),
     Method("sgd", SGD, None, "momentum=0.9", decay=False),
@@ -58,7 +58,7 @@ METHODS = (
     Method("lisa", ADAM),
     Method("mfac_sparse", (3e-4, 1e-3, 3e-3)),
     Method("ggt_lowrank", WIDE),
-    Method("sgd_sai", (5e-3, 1e-2, 2e-2), 10, "weight_decay=0.01", decay=False),
+    Method("sgd_sai", (2e-2, 3e-2, 4e-2), 10, "weight_decay=0", decay=False),
     Method("soap", ADAM, 0),
 )
 # nanoGPT's own rate where the method is AdamW with other states; betas as there.
