@@ -123,7 +123,7 @@ class Convergence(unittest.TestCase):
     def test_settings_of_a_run(self):
         self.convergence("--seeds", "1", "--steps", "70", only="lion")
         words = (self.directory / "words.txt").read_text().split()
-        for word in ("--optim.method=lion", "--optim.weight_decay=1", "--train.steps=70", "--threads=1",
+        for word in ("--optim.method=lion", "--optim.weight_decay=1.5", "--train.steps=70", "--threads=1",
                      "--train.schedule.warmup_steps=35", "--model.L=2", "--model.C=128", "--train.batch_tokens=1024",
                      "--optim.clip=1", f"--data.train={self.directory}/text.txt"):
             self.assertIn(word, words)
