@@ -6,6 +6,7 @@ DECAY = "weight_decay=0.1"
 ADAM = (3e-3, 6e-3, 1.2e-2)
 LION = (2.5e-4, 4e-4, 6e-4)
 SGD = (0.1, 0.3, 1.0)
+TURNS = (1e-3, 2e-3, 3e-3)  # every turn begins with steps as long as the first
 LOW_RANK = (7e-3, 1.4e-2, 2.8e-2)
 WIDE = (1e-3, 3e-3, 1e-2)
 
@@ -54,8 +55,8 @@ METHODS = (
     Method("adamw_int8_sr", ADAM, None, "beta2=0.95 train.weights=int8", "adamw"),
     Method("qgalore", LOW_RANK, 5, "rank=32"),
     Method("natural_galore", LOW_RANK, None, "rank=32"),
-    Method("badam", ADAM),
-    Method("lisa", ADAM),
+    Method("badam", TURNS, None, "ends=always"),
+    Method("lisa", TURNS),
     Method("mfac_sparse", (3e-4, 1e-3, 3e-3)),
     Method("ggt_lowrank", WIDE),
     Method("sgd_sai", (2e-2, 3e-2, 4e-2), 10, "weight_decay=0", decay=False),
