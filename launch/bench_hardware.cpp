@@ -145,9 +145,10 @@ void print_profile(const offload::HardwareProfile& p) {
       "products        %8.1f GFLOP/s f32, %.1f bf16\n", 1e-9 * p.gemm_f32, 1e-9 * p.gemm_bf16);
   std::printf("memory copy     %8.1f GB/s read plus written\n", 1e-9 * p.copy);
   std::printf("AdamW update    %8.1f million parameters a second\n", 1e-6 * p.update);
-  std::printf("products beside a copy %.2f, beside reads %.2f of their rate alone\n",
-              p.gemm_beside_copy,
-              p.gemm_beside_io);
+  std::printf("products beside a copy: %.2f of their rate alone\n", p.gemm_beside_copy);
+  if (!p.paths.empty()) {
+    std::printf("products beside reads and writes: %.2f of it\n", p.gemm_beside_io);
+  }
   for (const offload::PathRates& path : p.paths) {
     std::printf("%s  read %.2f, write %.2f, both %.2f GB/s (%lld KiB x %d, %s%s)\n",
                 path.directory.c_str(),

@@ -82,14 +82,16 @@ std::string to_json(const HardwareProfile& p) {
                      {"direct", path.direct},
                      {"engine", path.engine}});
   }
-  const json object{{"machine", p.machine},
-                    {"gemm_f32", p.gemm_f32},
-                    {"gemm_bf16", p.gemm_bf16},
-                    {"copy", p.copy},
-                    {"update", p.update},
-                    {"gemm_beside_copy", p.gemm_beside_copy},
-                    {"gemm_beside_io", p.gemm_beside_io},
-                    {"paths", paths}};
+  json object{{"machine", p.machine},
+              {"gemm_f32", p.gemm_f32},
+              {"gemm_bf16", p.gemm_bf16},
+              {"copy", p.copy},
+              {"update", p.update},
+              {"gemm_beside_copy", p.gemm_beside_copy},
+              {"paths", paths}};
+  if (!p.paths.empty()) {
+    object["gemm_beside_io"] = p.gemm_beside_io;
+  }
   return object.dump(2) + "\n";
 }
 
@@ -103,12 +105,14 @@ HardwareProfile profile_from_json(std::string_view text, const std::string& orig
   p.copy = fields.rate("copy");
   p.update = fields.rate("update");
   p.gemm_beside_copy = fields.rate("gemm_beside_copy");
-  p.gemm_beside_io = fields.rate("gemm_beside_io");
   if (!fields.at("paths").is_array()) {
     fields.fail("paths", "needs a list");
   }
   for (const json& path : fields.at("paths")) {
     p.paths.push_back(path_from_json(path, origin + ": paths"));
+  }
+  if (!p.paths.empty()) {
+    p.gemm_beside_io = fields.rate("gemm_beside_io");
   }
   return p;
 }

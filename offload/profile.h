@@ -27,7 +27,8 @@ struct HardwareProfile {
   double update = 0;                   // parameters per second, AdamW with f32 state
   // Rates beside something else, relative to alone.
   double gemm_beside_copy = 1;  // a product on all threads but one, which copies
-  double gemm_beside_io = 1;    // a product on all threads, while a path reads
+  double gemm_beside_io = 1;    // a product on all threads, while the first path is used; without
+                                // paths it is not measured and not stored
   std::vector<PathRates> paths;
 };
 

@@ -45,6 +45,13 @@ TEST(HardwareProfile, ComesBackFromItsFile) {
   EXPECT_EQ(is.paths[0].engine, "io_uring");
 }
 
+TEST(HardwareProfile, WithoutPathsStoresNothingThatWasNotMeasured) {
+  HardwareProfile alone = example();
+  alone.paths.clear();
+  EXPECT_FALSE(nlohmann::json::parse(to_json(alone)).contains("gemm_beside_io"));
+  EXPECT_EQ(to_json(profile_from_json(to_json(alone), "file")), to_json(alone));
+}
+
 TEST(HardwareProfile, DamageNamesTheFileAndTheField) {
   const auto refused = [](const std::string& text) {
     try {
