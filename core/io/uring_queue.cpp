@@ -1,24 +1,51 @@
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
 #include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "core/error.h"
 #include "core/io/errors.h"
+#include "core/io/file.h"
 #include "core/io/transfers.h"
 
 namespace strata::io {
 namespace {
 
+constexpr std::uint64_t kWakeId = std::numeric_limits<std::uint64_t>::max();
+constexpr std::uint64_t kCancelId = kWakeId - 1;
+constexpr std::size_t kMaxBuffer = std::size_t{1} << 30;  // the kernel registers no larger one
+// Beside the operations: the poll for wake(), cancellations.
+constexpr unsigned kSpareEntries = 2;
+// How many answers one sleep waits for at most, when many operations are under way.
+constexpr std::size_t kAnswersAtOnce = 16;
+constexpr std::chrono::milliseconds kBatchTime{2};
+
+__kernel_timespec timespec_of(Clock::duration duration) {
+  const auto ns = std::max<std::int64_t>(
+      0, std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+  return {ns / 1'000'000'000, ns % 1'000'000'000};
+}
+
 /// A place, not a handle: the ring counts what is in flight and drains before it goes.
 class UringQueue final : public Queue {
  public:
-  explicit UringQueue(QueueConfig config)
-      : transfers_(config.block_bytes, std::move(config.fault)),
-        slots_(static_cast<std::size_t>(config.depth)) {
-    const int status = ::io_uring_queue_init(static_cast<unsigned>(config.depth), &ring_, 0);
+  explicit UringQueue(const QueueConfig& config)
+      : transfers_(config),
+        depth_(static_cast<std::size_t>(config.depth)),
+        batched_(config.batched),
+        wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (!wake_) {
+      throw io_error("io_uring", "creation of an eventfd", errno);
+    }
+    const unsigned entries = static_cast<unsigned>(config.depth) + kSpareEntries;
+    const int status = ::io_uring_queue_init(entries, &ring_, 0);
     if (status < 0) {
       throw Error(
           Errc::config,
@@ -27,14 +54,17 @@ class UringQueue final : public Queue {
                       config.depth,
                       std::strerror(-status)));
     }
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-      free_.push_back(i);
+    register_buffers(config.buffers);
+    if (!config.files.empty() &&
+        ::io_uring_register_files(
+            &ring_, config.files.data(), static_cast<unsigned>(config.files.size())) == 0) {
+      files_ = config.files;  // refused: plain descriptors do the same
     }
   }
   ~UringQueue() override {
     try {
       while (!transfers_.all_done()) {
-        progress();
+        progress(Clock::time_point::max(), 1);
       }
     } catch (...) {
       // Only a broken ring comes here; closing it is all that is left.
@@ -46,85 +76,197 @@ class UringQueue final : public Queue {
 
   Ticket submit(Request request) override {
     const Ticket ticket = transfers_.add(std::move(request));
-    reap();
-    start();
+    if (!batched_) {
+      reap();
+      start();
+      hand_over();
+    }
     return ticket;
   }
   void wait(Ticket ticket) override {
     while (!transfers_.done(ticket)) {
-      progress();
+      progress(Clock::time_point::max(), 1);
     }
     transfers_.collect(ticket);
   }
   void wait_all() override {
     while (!transfers_.all_done()) {
-      progress();
+      progress(Clock::time_point::max(), 1);
     }
     transfers_.collect_all();
   }
+  std::optional<Outcome> next_finished(Clock::time_point until) override {
+    while (true) {
+      if (transfers_.finished() == 0) {
+        reap();
+      }
+      if (std::optional<Outcome> outcome = transfers_.collect_next()) {
+        return outcome;
+      }
+      if (woken_ || Clock::now() >= until) {
+        start();
+        hand_over();
+        woken_ = false;
+        return std::nullopt;
+      }
+      watch_wake();
+      progress(until, std::min(transfers_.flying() / 2, kAnswersAtOnce));
+    }
+  }
+  void wake() override {
+    const std::uint64_t one = 1;
+    // Only a full counter fails, and then it is awake.
+    [[maybe_unused]] const ssize_t put = ::write(wake_.get(), &one, sizeof one);
+  }
+  QueueCounts counts() const override { return transfers_.counts(); }
   std::string_view engine() const override { return "io_uring"; }
+  std::string_view buffers_refused() const override { return buffers_refused_; }
 
  private:
-  /// Hands as many operations to the kernel as there are free slots.
+  void register_buffers(const std::vector<std::span<std::byte>>& buffers) {
+    std::vector<iovec> pieces;
+    for (std::span<std::byte> rest : buffers) {
+      while (!rest.empty()) {
+        const std::span<std::byte> piece = rest.first(std::min(rest.size(), kMaxBuffer));
+        pieces.push_back({piece.data(), piece.size()});
+        rest = rest.subspan(piece.size());
+      }
+    }
+    if (pieces.empty()) {
+      return;
+    }
+    const int status =
+        ::io_uring_register_buffers(&ring_, pieces.data(), static_cast<unsigned>(pieces.size()));
+    if (status < 0) {
+      buffers_refused_ = std::strerror(-status);
+    } else {
+      buffers_ = std::move(pieces);
+    }
+  }
+  /// The registered buffer that holds all of these bytes, or -1.
+  int buffer_of(std::span<std::byte> bytes) const {
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      const auto* begin = static_cast<const std::byte*>(buffers_[i].iov_base);
+      if (bytes.data() >= begin && bytes.data() + bytes.size() <= begin + buffers_[i].iov_len) {
+        return static_cast<int>(i);
+      }
+    }
+    return -1;
+  }
+  /// Prepares as many operations as there are free slots.
   void start() {
-    while (!free_.empty()) {
-      const std::optional<Operation> operation = transfers_.next();
+    while (transfers_.flying() < depth_) {
+      const std::optional<Operation> operation = transfers_.next(Clock::now());
       if (!operation) {
         break;
       }
-      const std::size_t slot = free_.back();
-      free_.pop_back();
-      slots_[slot] = *operation;
-      prepare(slot);
+      prepare(*operation);
     }
+  }
+  io_uring_sqe* free_entry() {
+    io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
+    while (entry == nullptr) {  // cancellations took the spare ones
+      hand_over();
+      entry = ::io_uring_get_sqe(&ring_);
+    }
+    return entry;
+  }
+  void prepare(const Operation& operation) {
+    io_uring_sqe* entry = free_entry();
+    const auto size = static_cast<unsigned>(operation.bytes.size());
+    const auto offset = static_cast<std::uint64_t>(operation.offset);
+    std::byte* data = operation.bytes.data();
+    const int buffer = buffer_of(operation.bytes);
+    const auto file = std::find(files_.begin(), files_.end(), operation.fd);
+    const bool fixed = file != files_.end();
+    const int fd = fixed ? static_cast<int>(file - files_.begin()) : operation.fd;
+    if (operation.direction == Direction::read) {
+      buffer < 0 ? ::io_uring_prep_read(entry, fd, data, size, offset)
+                 : ::io_uring_prep_read_fixed(entry, fd, data, size, offset, buffer);
+    } else {
+      buffer < 0 ? ::io_uring_prep_write(entry, fd, data, size, offset)
+                 : ::io_uring_prep_write_fixed(entry, fd, data, size, offset, buffer);
+    }
+    ::io_uring_sqe_set_flags(entry, fixed ? IOSQE_FIXED_FILE : 0u);
+    ::io_uring_sqe_set_data64(entry, operation.id);
+  }
+  void watch_wake() {
+    if (!watching_) {
+      io_uring_sqe* entry = free_entry();
+      ::io_uring_prep_poll_add(entry, wake_.get(), POLLIN);
+      ::io_uring_sqe_set_data64(entry, kWakeId);
+      watching_ = true;
+    }
+  }
+  void hand_over() {
     while (::io_uring_sq_ready(&ring_) > 0) {
       check(::io_uring_submit(&ring_));
     }
-  }
-  void prepare(std::size_t slot) {
-    // The ring has at least as many entries as there are slots, so one is always free.
-    io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
-    STRATA_ASSERT(entry != nullptr);
-    const Operation& operation = slots_[slot];
-    const int fd = operation.owner->fd;
-    const auto size = static_cast<unsigned>(operation.bytes.size());
-    const auto offset = static_cast<std::uint64_t>(operation.offset);
-    if (operation.owner->direction == Direction::read) {
-      ::io_uring_prep_read(entry, fd, operation.bytes.data(), size, offset);
-    } else {
-      ::io_uring_prep_write(entry, fd, operation.bytes.data(), size, offset);
-    }
-    ::io_uring_sqe_set_data64(entry, slot);
   }
   /// Completes what the kernel has finished, without blocking.
   void reap() {
     io_uring_cqe* entry = nullptr;
     while (::io_uring_peek_cqe(&ring_, &entry) == 0) {
-      const auto slot = static_cast<std::size_t>(::io_uring_cqe_get_data64(entry));
+      const std::uint64_t id = ::io_uring_cqe_get_data64(entry);
       const std::int64_t result = entry->res;
       ::io_uring_cqe_seen(&ring_, entry);
-      free_.push_back(slot);
-      transfers_.complete(slots_[slot], result);
+      if (id == kWakeId) {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &count, sizeof count);
+        watching_ = false;
+        woken_ = true;
+      } else if (id != kCancelId) {
+        transfers_.complete(id, result, Clock::now());
+      }
     }
   }
-  void progress() {
+  /// Starts what can start and sleeps until `answers` have come (a short while, then one is
+  /// enough), something is due, or `until`.
+  void progress(Clock::time_point until, std::size_t answers) {
+    const std::size_t finished = transfers_.finished();
     start();
-    if (free_.size() < slots_.size()) {
-      io_uring_cqe* entry = nullptr;
-      check(::io_uring_wait_cqe(&ring_, &entry));
-      reap();
+    if (transfers_.finished() != finished) {
+      return;  // the rest of a failed request was not started
+    }
+    const Clock::time_point due = std::min(until, transfers_.due());
+    if (answers > 1) {
+      sleep(static_cast<unsigned>(answers), std::min(due, Clock::now() + kBatchTime));
+    }
+    if (::io_uring_cq_ready(&ring_) == 0) {
+      sleep(1, due);
+    }
+    reap();
+    for (const std::uint64_t id : transfers_.give_up(Clock::now())) {
+      io_uring_sqe* entry = free_entry();
+      ::io_uring_prep_cancel64(entry, id, 0);
+      ::io_uring_sqe_set_data64(entry, kCancelId);
+    }
+  }
+  void sleep(unsigned answers, Clock::time_point until) {
+    io_uring_cqe* entry = nullptr;
+    if (until == Clock::time_point::max()) {
+      check(::io_uring_submit_and_wait(&ring_, answers));
+    } else {
+      __kernel_timespec time = timespec_of(until - Clock::now());
+      check(::io_uring_submit_and_wait_timeout(&ring_, &entry, answers, &time, nullptr));
     }
   }
   static void check(int status) {
-    if (status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY) {
+    if (status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY &&
+        status != -ETIME) {
       throw io_error("io_uring", "submission", -status);
     }
   }
 
   io_uring ring_{};
   Transfers transfers_;
-  std::vector<Operation> slots_;
-  std::vector<std::size_t> free_;
+  std::size_t depth_;
+  bool batched_;
+  Fd wake_;
+  bool watching_ = false, woken_ = false;
+  std::vector<iovec> buffers_;
+  std::vector<int> files_;
+  std::string buffers_refused_;
 };
 
 bool probe() {
@@ -151,7 +293,7 @@ bool uring_available() {
 }
 
 std::unique_ptr<Queue> make_uring_queue(QueueConfig config) {
-  return std::make_unique<UringQueue>(std::move(config));
+  return std::make_unique<UringQueue>(config);
 }
 
 }  // namespace strata::io

@@ -1,0 +1,242 @@
+#include "offload/nvme_layout.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace strata::offload {
+namespace {
+
+std::int64_t rounded_up(std::int64_t size, std::int64_t to) {
+  return (size + to - 1) / to * to;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> largest_remainder(std::int64_t total,
+                                            std::span<const double> weights,
+                                            std::span<const double> short_of) {
+  const std::size_t n = weights.size();
+  const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<double> quotas(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double exact = all > 0 ? static_cast<double>(total) * weights[i] / all : 0;
+    quotas[i] = std::max(0.0, exact + (short_of.empty() ? 0.0 : short_of[i]));
+  }
+  const double sum = std::accumulate(quotas.begin(), quotas.end(), 0.0);
+  std::vector<std::int64_t> counts(n, 0);
+  std::vector<std::size_t> order(n);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::int64_t left = total;
+  for (std::size_t i = 0; i < n; ++i) {
+    quotas[i] = sum > 0 ? quotas[i] * static_cast<double>(total) / sum : 0;
+    counts[i] = static_cast<std::int64_t>(std::floor(quotas[i] + 1e-9));
+    left -= counts[i];
+  }
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    const double rest_a = quotas[a] - static_cast<double>(counts[a]);
+    const double rest_b = quotas[b] - static_cast<double>(counts[b]);
+    return rest_a > rest_b + 1e-9;
+  });
+  for (std::size_t k = 0; left > 0; ++k, --left) {
+    ++counts[order[k % n]];
+  }
+  return counts;
+}
+
+NvmeLayout::NvmeLayout(std::vector<Path> paths,
+                       std::int64_t stripe_bytes,
+                       std::vector<double> rates)
+    : stripe_bytes_(stripe_bytes), rates_(std::move(rates)) {
+  for (const Path& path : paths) {
+    paths_.push_back({.path = path});
+  }
+}
+
+std::int64_t NvmeLayout::unit_bytes(const Slot& slot, std::size_t unit) const {
+  return std::min(stripe_bytes_, slot.size_bytes - static_cast<std::int64_t>(unit) * stripe_bytes_);
+}
+
+std::int64_t NvmeLayout::length_on(std::size_t path, std::int64_t size_bytes) const {
+  return rounded_up(size_bytes, paths_[path].path.alignment);
+}
+
+/// How many of a slot's units belong on each path, beside those of all other slots, so that neither
+/// the slot nor the whole is further from the rates than a unit.
+std::vector<std::int64_t> NvmeLayout::targets(std::int64_t units,
+                                              std::span<const std::int64_t> own) const {
+  std::vector<double> rates = rates_, short_of(paths_.size());
+  double others = 0, all_rates = 0;
+  for (std::size_t i = 0; i < paths_.size(); ++i) {
+    rates[i] = paths_[i].closed ? 0 : rates[i];
+    all_rates += rates[i];
+    others += paths_[i].closed ? 0 : static_cast<double>(paths_[i].units - own[i]);
+  }
+  for (std::size_t i = 0; i < paths_.size() && all_rates > 0; ++i) {
+    const double due = others * rates[i] / all_rates;
+    const double is = paths_[i].closed ? due : static_cast<double>(paths_[i].units - own[i]);
+    short_of[i] = std::clamp(due - is, -1.0, 1.0);
+  }
+  return largest_remainder(units, rates, short_of);
+}
+
+std::vector<std::int64_t> NvmeLayout::counts(const Slot& slot) const {
+  std::vector<std::int64_t> result(paths_.size(), 0);
+  for (const Unit& unit : slot.units) {
+    ++result[index(unit.path)];
+  }
+  return result;
+}
+
+bool NvmeLayout::take(std::size_t path, std::int64_t size_bytes, Unit& unit) {
+  Room& room = paths_[path];
+  const std::int64_t length = length_on(path, size_bytes);
+  if (room.closed) {
+    return false;
+  }
+  std::vector<std::int64_t>& free = room.free[length];
+  if (!free.empty()) {
+    unit = {static_cast<int>(path), free.back()};
+    free.pop_back();
+  } else {
+    if (room.end + length > room.path.budget_bytes ||
+        (grow_ && !grow_(static_cast<int>(path), room.end + length))) {
+      return false;
+    }
+    unit = {static_cast<int>(path), room.end};
+    room.end += length;
+  }
+  ++room.units;
+  room.used_bytes += length;
+  return true;
+}
+
+void NvmeLayout::give_back(const Unit& unit, std::int64_t size_bytes) {
+  Room& room = paths_[index(unit.path)];
+  const std::int64_t length = length_on(index(unit.path), size_bytes);
+  room.free[length].push_back(unit.offset);
+  --room.units;
+  room.used_bytes -= length;
+}
+
+/// On the path that is furthest behind what it should hold, or else on any with room. `want`: what
+/// each path still lacks, in units.
+bool NvmeLayout::place_unit(Slot& slot, std::size_t unit, std::vector<double>& want) {
+  std::vector<std::size_t> order(paths_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(
+      order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return want[a] > want[b]; });
+  for (const std::size_t path : order) {
+    if (take(path, unit_bytes(slot, unit), slot.units[unit])) {
+      want[path] -= 1;
+      return true;
+    }
+  }
+  return false;
+}
+
+std::vector<NvmeLayout::Slot> NvmeLayout::place(std::span<const std::int64_t> sizes) {
+  std::vector<Slot> slots;
+  std::int64_t missing = 0, needed = 0, budget = 0;
+  const std::vector<std::int64_t> none(paths_.size(), 0);
+  for (const std::int64_t size : sizes) {
+    Slot& slot = slots.emplace_back();
+    slot.size_bytes = size;
+    slot.shares_version = version_;
+    const std::int64_t units = (size + stripe_bytes_ - 1) / stripe_bytes_;
+    slot.units.resize(static_cast<std::size_t>(units));
+    const std::vector<std::int64_t> target = targets(units, none);
+    std::vector<double> want(paths_.size(), 0);
+    for (std::size_t k = 0; k < slot.units.size(); ++k) {
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        want[i] += static_cast<double>(target[i]) / static_cast<double>(units);
+      }
+      const bool placed = place_unit(slot, k, want);
+      missing += placed ? 0 : unit_bytes(slot, k);
+    }
+    needed += size;
+  }
+  for (const Room& room : paths_) {
+    budget += room.path.budget_bytes;
+  }
+  if (missing > 0) {
+    throw Error(Errc::infeasible,
+                fmt::format("nvme: the extents need {} bytes and the budgets of {} paths hold {}: "
+                            "{} bytes are missing; raise memory.nvme or offload less",
+                            needed,
+                            paths_.size(),
+                            budget,
+                            needed > budget ? needed - budget : missing));
+  }
+  return slots;
+}
+
+void NvmeLayout::set_rates(std::vector<double> rates) {
+  rates_ = std::move(rates);
+  ++version_;
+}
+
+bool NvmeLayout::move(Slot& slot, std::size_t unit, std::span<const std::int64_t> want) {
+  const Unit old = slot.units[unit];
+  const std::vector<std::int64_t> has = counts(slot);
+  std::vector<std::size_t> order(paths_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return want[a] - has[a] > want[b] - has[b];
+  });
+  const bool leaves = paths_[index(old.path)].closed;
+  for (const std::size_t path : order) {
+    const bool lacks = want[path] > has[path];
+    if ((lacks || leaves) && path != index(old.path) &&
+        take(path, unit_bytes(slot, unit), slot.units[unit])) {
+      give_back(old, unit_bytes(slot, unit));
+      return true;
+    }
+  }
+  return false;
+}
+
+void NvmeLayout::renew(Slot& slot) {
+  const std::vector<std::int64_t> before = counts(slot);
+  bool leaves = false;
+  for (std::size_t i = 0; i < paths_.size(); ++i) {
+    leaves = leaves || (paths_[i].closed && before[i] > 0);
+  }
+  if (slot.shares_version == version_ && !leaves) {
+    return;
+  }
+  const auto units = static_cast<std::int64_t>(slot.units.size());
+  const std::vector<std::int64_t> want = targets(units, before);
+  bool complete = true;
+  for (std::size_t k = 0; k < slot.units.size(); ++k) {
+    const std::size_t from = index(slot.units[k].path);
+    if (counts(slot)[from] > want[from] || paths_[from].closed) {
+      complete = move(slot, k, want) && complete;
+    }
+  }
+  slot.shares_version = complete ? version_ : slot.shares_version;
+}
+
+std::int64_t NvmeLayout::free_bytes() const {
+  std::int64_t sum = 0;
+  for (const Room& room : paths_) {
+    sum += room.closed ? 0 : room.path.budget_bytes - room.used_bytes;
+  }
+  return sum;
+}
+
+double NvmeLayout::share(int path) const {
+  std::int64_t all = 0;
+  for (const Room& room : paths_) {
+    all += room.used_bytes;
+  }
+  return all > 0 ? static_cast<double>(paths_[index(path)].used_bytes) / static_cast<double>(all)
+                 : 0;
+}
+
+}  // namespace strata::offload

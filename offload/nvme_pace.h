@@ -1,0 +1,28 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+
+namespace strata::offload {
+
+/// Slows one direction of a path down to a rate. A token bucket of 10 ms: bytes start when they are
+/// earned, and what came late while bytes were waiting is made up for. Not thread-safe.
+class Pace {
+ public:
+  using Clock = std::chrono::steady_clock;
+  explicit Pace(double bytes_per_second = 0) : rate_(bytes_per_second) {}
+  void set(double bytes_per_second) { rate_ = bytes_per_second; }
+  /// When so many bytes, which wait now, may start.
+  Clock::time_point when(std::int64_t bytes, Clock::time_point now);
+  /// They have started.
+  void take(std::int64_t bytes);
+  /// Nothing waits.
+  void rest() { waiting_ = false; }
+
+ private:
+  Clock::duration time_of(std::int64_t bytes) const;
+  double rate_;
+  Clock::time_point earned_{};  // up to here all time is spent
+  bool waiting_ = false;
+};
+
+}  // namespace strata::offload
