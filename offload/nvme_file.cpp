@@ -43,7 +43,7 @@ std::optional<io::Fd> try_lock(const fs::path& path, int flags) {
   while (true) {
     io::Fd fd(::open(path.c_str(), flags | O_RDWR | O_CLOEXEC, 0666));
     if (!fd) {
-      if (errno == ENOENT) {
+      if (errno == ENOENT && (flags & O_CREAT) == 0) {
         return std::nullopt;
       }
       throw io::io_error(path, "opening", errno);

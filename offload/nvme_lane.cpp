@@ -180,16 +180,15 @@ std::int64_t NvmeLane::operations(std::int64_t size_bytes) const {
 void NvmeLane::start_chunks() {
   due_ = Clock::time_point::max();
   const std::int64_t depth = config_.queue.depth, quarter = std::max<std::int64_t>(1, depth / 4);
-  while (flying_operations_[0] + flying_operations_[1] < depth) {
+  bool more = true;
+  while (more && flying_operations_[0] + flying_operations_[1] < depth) {
     const bool reads = startable(0) != parts_[0].end();
     const bool writes = startable(1) != parts_[1].end();
     // With one slot there is no quarter: turn and turn about.
     const bool write_first =
         flying_operations_[1] < quarter && !(depth == 1 && wrote_last_ && reads);
     const std::size_t first = writes && write_first ? 1 : 0;
-    if (!(reads || writes) || !(start_one(first) || start_one(1 - first))) {
-      return;
-    }
+    more = start_one(first) || start_one(1 - first);
   }
 }
 

@@ -52,7 +52,7 @@ std::vector<std::int64_t> largest_remainder(std::int64_t total,
 NvmeLayout::NvmeLayout(std::vector<Path> paths,
                        std::int64_t stripe_bytes,
                        std::vector<double> rates)
-    : stripe_bytes_(stripe_bytes), rates_(std::move(rates)) {
+    : stripe_bytes_(stripe_bytes), rates_(std::move(rates)), short_of_(paths.size(), 0) {
   for (const Path& path : paths) {
     paths_.push_back({.path = path});
   }
@@ -66,23 +66,33 @@ std::int64_t NvmeLayout::length_on(std::size_t path, std::int64_t size_bytes) co
   return rounded_up(size_bytes, paths_[path].path.alignment);
 }
 
-/// How many of a slot's units belong on each path, beside those of all other slots, so that neither
-/// the slot nor the whole is further from the rates than a unit.
-std::vector<std::int64_t> NvmeLayout::targets(std::int64_t units,
-                                              std::span<const std::int64_t> own) const {
-  std::vector<double> rates = rates_, short_of(paths_.size());
-  double others = 0, all_rates = 0;
+std::vector<double> NvmeLayout::open_rates() const {
+  std::vector<double> rates = rates_;
   for (std::size_t i = 0; i < paths_.size(); ++i) {
     rates[i] = paths_[i].closed ? 0 : rates[i];
-    all_rates += rates[i];
-    others += paths_[i].closed ? 0 : static_cast<double>(paths_[i].units - own[i]);
   }
-  for (std::size_t i = 0; i < paths_.size() && all_rates > 0; ++i) {
-    const double due = others * rates[i] / all_rates;
-    const double is = paths_[i].closed ? due : static_cast<double>(paths_[i].units - own[i]);
-    short_of[i] = std::clamp(due - is, -1.0, 1.0);
+  return rates;
+}
+
+/// How many of a slot's units belong on each path, so that neither the slot nor all that were laid
+/// out for these rates are further from them than a unit.
+std::vector<std::int64_t> NvmeLayout::targets(std::int64_t units) const {
+  std::vector<double> short_of = short_of_;
+  for (double& units_short : short_of) {
+    units_short = std::clamp(units_short, -1.0, 1.0);
   }
-  return largest_remainder(units, rates, short_of);
+  return largest_remainder(units, open_rates(), short_of);
+}
+
+void NvmeLayout::note_laid_out(Slot& slot) {
+  const std::vector<double> rates = open_rates();
+  const double all = std::accumulate(rates.begin(), rates.end(), 0.0);
+  const std::vector<std::int64_t> has = counts(slot);
+  for (std::size_t i = 0; i < paths_.size() && all > 0; ++i) {
+    short_of_[i] +=
+        static_cast<double>(slot.units.size()) * rates[i] / all - static_cast<double>(has[i]);
+  }
+  slot.shares_version = version_;
 }
 
 std::vector<std::int64_t> NvmeLayout::counts(const Slot& slot) const {
@@ -143,14 +153,12 @@ bool NvmeLayout::place_unit(Slot& slot, std::size_t unit, std::vector<double>& w
 std::vector<NvmeLayout::Slot> NvmeLayout::place(std::span<const std::int64_t> sizes) {
   std::vector<Slot> slots;
   std::int64_t missing = 0, needed = 0, budget = 0;
-  const std::vector<std::int64_t> none(paths_.size(), 0);
   for (const std::int64_t size : sizes) {
     Slot& slot = slots.emplace_back();
     slot.size_bytes = size;
-    slot.shares_version = version_;
     const std::int64_t units = (size + stripe_bytes_ - 1) / stripe_bytes_;
     slot.units.resize(static_cast<std::size_t>(units));
-    const std::vector<std::int64_t> target = targets(units, none);
+    const std::vector<std::int64_t> target = targets(units);
     std::vector<double> want(paths_.size(), 0);
     for (std::size_t k = 0; k < slot.units.size(); ++k) {
       for (std::size_t i = 0; i < want.size(); ++i) {
@@ -159,6 +167,7 @@ std::vector<NvmeLayout::Slot> NvmeLayout::place(std::span<const std::int64_t> si
       const bool placed = place_unit(slot, k, want);
       missing += placed ? 0 : unit_bytes(slot, k);
     }
+    note_laid_out(slot);
     needed += size;
   }
   for (const Room& room : paths_) {
@@ -179,6 +188,7 @@ std::vector<NvmeLayout::Slot> NvmeLayout::place(std::span<const std::int64_t> si
 void NvmeLayout::set_rates(std::vector<double> rates) {
   rates_ = std::move(rates);
   ++version_;
+  std::fill(short_of_.begin(), short_of_.end(), 0.0);
 }
 
 bool NvmeLayout::move(Slot& slot, std::size_t unit, std::span<const std::int64_t> want) {
@@ -211,7 +221,7 @@ void NvmeLayout::renew(Slot& slot) {
     return;
   }
   const auto units = static_cast<std::int64_t>(slot.units.size());
-  const std::vector<std::int64_t> want = targets(units, before);
+  const std::vector<std::int64_t> want = targets(units);
   bool complete = true;
   for (std::size_t k = 0; k < slot.units.size(); ++k) {
     const std::size_t from = index(slot.units[k].path);
@@ -219,7 +229,9 @@ void NvmeLayout::renew(Slot& slot) {
       complete = move(slot, k, want) && complete;
     }
   }
-  slot.shares_version = complete ? version_ : slot.shares_version;
+  if (complete) {
+    note_laid_out(slot);
+  }
 }
 
 std::int64_t NvmeLayout::free_bytes() const {
@@ -228,6 +240,11 @@ std::int64_t NvmeLayout::free_bytes() const {
     sum += room.closed ? 0 : room.path.budget_bytes - room.used_bytes;
   }
   return sum;
+}
+
+void NvmeLayout::close(int path) {
+  paths_[index(path)].closed = true;
+  std::fill(short_of_.begin(), short_of_.end(), 0.0);
 }
 
 double NvmeLayout::share(int path) const {

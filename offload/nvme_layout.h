@@ -46,7 +46,7 @@ class NvmeLayout {
   /// the rates, where there are free units. Its bytes are lost.
   void renew(Slot& slot);
   /// Nothing is placed there any more.
-  void close(int path) { paths_[index(path)].closed = true; }
+  void close(int path);
   bool closed(int path) const { return paths_[index(path)].closed; }
   /// Room for units of this length on all open paths.
   std::int64_t free_bytes() const;
@@ -63,7 +63,9 @@ class NvmeLayout {
   };
   static std::size_t index(int path) { return static_cast<std::size_t>(path); }
   std::int64_t length_on(std::size_t path, std::int64_t size_bytes) const;
-  std::vector<std::int64_t> targets(std::int64_t units, std::span<const std::int64_t> own) const;
+  std::vector<double> open_rates() const;
+  std::vector<std::int64_t> targets(std::int64_t units) const;
+  void note_laid_out(Slot& slot);
   std::vector<std::int64_t> counts(const Slot& slot) const;
   bool take(std::size_t path, std::int64_t size_bytes, Unit& unit);
   void give_back(const Unit& unit, std::int64_t size_bytes);
@@ -72,6 +74,7 @@ class NvmeLayout {
   std::vector<Room> paths_;
   std::int64_t stripe_bytes_;
   std::vector<double> rates_;
+  std::vector<double> short_of_;  // units, by path, of all that was laid out for these rates
   std::int64_t version_ = 1;
   Grow grow_;
 };

@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace strata::offload {
-namespace {
-
-constexpr std::chrono::milliseconds kWindow{10};
-
-}  // namespace
-
 Pace::Clock::duration Pace::time_of(std::int64_t bytes) const {
   return std::chrono::duration_cast<Clock::duration>(
       std::chrono::duration<double>(static_cast<double>(bytes) / rate_));
@@ -19,7 +13,7 @@ Pace::Clock::time_point Pace::when(std::int64_t bytes, Clock::time_point now) {
     return now;
   }
   if (!waiting_) {
-    earned_ = std::max(earned_, now - kWindow);
+    earned_ = std::max(earned_, now);
     waiting_ = true;
   }
   return earned_ + time_of(bytes);

@@ -4,8 +4,9 @@
 
 namespace strata::offload {
 
-/// Slows one direction of a path down to a rate. A token bucket of 10 ms: bytes start when they are
-/// earned, and what came late while bytes were waiting is made up for. Not thread-safe.
+/// Slows one direction of a path down to a rate, as a device of that rate would: bytes start when
+/// the time they take has passed; nothing is earned while nothing waits, and a thread that comes
+/// late makes up for it. Not thread-safe.
 class Pace {
  public:
   using Clock = std::chrono::steady_clock;
