@@ -364,10 +364,10 @@ void NvmeLane::settle(Parts::iterator part) {
   }
   if (part->started && part->open == 0) {
     LaneTransfer& transfer = *part->transfer;
-    const PartEnd end = part->end;
+    PartEnd end = std::move(part->end);
     parts_[index_of(transfer.direction)].erase(part);
     note_busy(Clock::now());
-    config_.finished(transfer, config_.path, end);
+    config_.finished(transfer, config_.path, std::move(end));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/offload/nvme_rig.h"
+#include "tests/support/allocation_count.h"
 #include "tests/support/errors.h"
 
 namespace strata::offload::tests {
@@ -180,6 +181,31 @@ TEST_P(NvmeStoreTest, ReadsGoBeforeWritesWhichKeepAQuarter) {
   const auto writes = std::count(order.begin(), last_read, io::Direction::write);
   EXPECT_GE(writes, 10);
   EXPECT_LE(writes, 96);
+}
+
+TEST_P(NvmeStoreTest, A15NothingLargeIsAllocatedInSteadyState) {
+  if (!strata::tests::counts_allocations()) {
+    GTEST_SKIP() << "a sanitizer has malloc to itself";
+  }
+  constexpr std::int64_t kSize = 16 * kMiB;  // 256 units, 512 operations
+  NvmeStore store(config(2), {{"a", kSize, 2}});
+  const Bytes data(kSize, 1);
+  Bytes back(kSize);
+  const auto step = [&] {
+    store.wait(store.write_next(0, data));
+    store.commit(0);
+    store.wait(store.read(0, back));
+    store.note_step();
+  };
+  step();
+  step();
+  strata::tests::start_counting_allocations();
+  for (int k = 0; k < 60; ++k) {  // the shares are made anew in between
+    step();
+  }
+  const strata::tests::AllocationCount count = strata::tests::stop_counting_allocations();
+  EXPECT_LE(count.ours_largest_bytes, 4096);
+  EXPECT_GT(count.ours, 0);  // it does count
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines,

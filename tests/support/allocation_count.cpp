@@ -33,7 +33,8 @@ struct CodeRange {
 // What malloc touches must exist before the first object of the program: constant initialisers
 // only.
 constinit std::atomic<bool> counting{false};
-constinit std::atomic<std::int64_t> ours{0}, library{0}, library_bytes{0}, library_largest_bytes{0};
+constinit std::atomic<std::int64_t> ours{0}, ours_largest_bytes{0};
+constinit std::atomic<std::int64_t> library{0}, library_bytes{0}, library_largest_bytes{0};
 constinit std::array<CodeRange, 16> library_code{};
 
 int note_library(dl_phdr_info* object, std::size_t, void* next) {
@@ -77,6 +78,7 @@ void count(std::size_t size_bytes, const void* caller) {
     library_bytes.fetch_add(static_cast<std::int64_t>(size_bytes), std::memory_order_relaxed);
     raise_to(library_largest_bytes, static_cast<std::int64_t>(size_bytes));
   } else {
+    raise_to(ours_largest_bytes, static_cast<std::int64_t>(size_bytes));
     count_ours();
   }
 }
@@ -108,13 +110,14 @@ bool counts_allocations() {
 void start_counting_allocations() {
   std::size_t next = 0;
   dl_iterate_phdr(note_library, &next);
-  ours = library = library_bytes = library_largest_bytes = 0;
+  ours = ours_largest_bytes = library = library_bytes = library_largest_bytes = 0;
   counting = true;
 }
 
 AllocationCount stop_counting_allocations() {
   counting = false;
   return {.ours = ours,
+          .ours_largest_bytes = ours_largest_bytes,
           .library = library,
           .library_bytes = library_bytes,
           .library_largest_bytes = library_largest_bytes};

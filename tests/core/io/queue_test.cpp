@@ -2,12 +2,17 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <map>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "core/io/file.h"
 #include "tests/support/errors.h"
@@ -19,6 +24,7 @@ namespace {
 using tests::expect_error;
 using tests::TempDir;
 using Engine = QueueConfig::Engine;
+using Clock = std::chrono::steady_clock;
 
 std::vector<std::byte> pattern(std::size_t size, unsigned seed) {
   std::vector<std::byte> bytes(size);
@@ -206,6 +212,184 @@ TEST_P(QueueTest, EmptyRequestsAndUsedTickets) {
   queue->wait(ticket);
   expect_error(Errc::internal, {"ticket"}, [&] { queue->wait(ticket); });
   expect_error(Errc::internal, {"ticket 99"}, [&] { queue->wait(99); });
+}
+
+TEST_P(QueueTest, FinishedRequestsComeOneByOneWithTheirTrouble) {
+  std::vector<std::byte> data = pattern(4096, 8);
+  for (const bool batched : {false, true}) {
+    const auto queue = make({.fault = [](const Request& seen, std::int64_t result) -> std::int64_t {
+                               return seen.offset == 1024 ? -EINVAL : result;
+                             },
+                             .batched = batched});
+    std::map<Ticket, std::int64_t> offsets;
+    for (std::int64_t at = 0; at < 4096; at += 1024) {
+      offsets[queue->submit(request(
+          Direction::write, at, std::span(data).subspan(static_cast<std::size_t>(at), 1024)))] = at;
+    }
+    for (int k = 0; k < 4; ++k) {
+      const std::optional<Outcome> outcome = queue->next_finished(Clock::time_point::max());
+      ASSERT_TRUE(outcome);
+      ASSERT_TRUE(offsets.contains(outcome->ticket));
+      const bool bad = offsets[outcome->ticket] == 1024;
+      offsets.erase(outcome->ticket);
+      EXPECT_EQ(outcome->trouble, bad ? Trouble::refused : Trouble::none);
+      EXPECT_EQ(outcome->error_number, bad ? EINVAL : 0);
+      EXPECT_EQ(outcome->error != nullptr, bad);
+    }
+    EXPECT_FALSE(queue->next_finished(Clock::now()));
+    EXPECT_NO_THROW(queue->wait_all());
+  }
+}
+
+TEST_P(QueueTest, WakingEndsTheSleepFromAnotherThread) {
+  const auto queue = make();
+  for (int k = 0; k < 3; ++k) {
+    std::jthread other([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      queue->wake();
+    });
+    EXPECT_FALSE(queue->next_finished(Clock::now() + std::chrono::seconds(60)));
+  }
+  queue->wake();  // before the sleep
+  EXPECT_FALSE(queue->next_finished(Clock::now() + std::chrono::seconds(60)));
+  const Clock::time_point begin = Clock::now();
+  EXPECT_FALSE(queue->next_finished(begin + std::chrono::milliseconds(20)));
+  EXPECT_GE(Clock::now() - begin, std::chrono::milliseconds(20));
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(20));
+}
+
+TEST_P(QueueTest, PausesGrowAndBusinessHasALimitButInterruptionsNone) {
+  std::vector<std::byte> data = pattern(1024, 9);
+  for (const int error : {EAGAIN, EBUSY, EINTR}) {
+    std::atomic<int> calls = 0;
+    const auto queue = make({.fault = [&](const Request&, std::int64_t result) -> std::int64_t {
+                               return calls++ < 40 ? -error : result;
+                             },
+                             .patience = {.busy_tries = 20,
+                                          .first_pause = std::chrono::microseconds(10),
+                                          .longest_pause = std::chrono::microseconds(500)}});
+    const Clock::time_point begin = Clock::now();
+    const Ticket ticket = queue->submit(request(Direction::write, 0, data));
+    if (error == EINTR) {
+      queue->wait(ticket);
+      EXPECT_EQ(calls, 41);
+      EXPECT_EQ(queue->counts().retries, 40);
+      EXPECT_GE(Clock::now() - begin, std::chrono::milliseconds(17));  // 34 of the longest
+    } else {
+      expect_error(Errc::io, {std::strerror(error)}, [&] { queue->wait(ticket); });
+      EXPECT_EQ(calls, 21);
+    }
+  }
+}
+
+TEST_P(QueueTest, DeviceErrorsAreTriedAgainAfterTheirPauses) {
+  std::vector<std::byte> data = pattern(1024, 10);
+  for (const int failures : {2, 3}) {
+    std::atomic<int> calls = 0;
+    using std::chrono::milliseconds;
+    QueueConfig config;
+    config.fault = [&](const Request&, std::int64_t result) -> std::int64_t {
+      return calls++ < failures ? -EIO : result;
+    };
+    config.patience.device_pauses = {milliseconds(1), milliseconds(20)};
+    const auto queue = make(config);
+    const Clock::time_point begin = Clock::now();
+    const Ticket ticket = queue->submit(request(Direction::write, 0, data));
+    if (failures == 2) {
+      queue->wait(ticket);
+    } else {
+      expect_error(Errc::io, {"Input/output error"}, [&] { queue->wait(ticket); });
+    }
+    EXPECT_EQ(calls, 3);
+    EXPECT_GE(Clock::now() - begin, milliseconds(21));
+  }
+}
+
+TEST_P(QueueTest, ShortTransfersGoOnAtTheAlignment) {
+  std::vector<std::byte> data = pattern(8192, 11);
+  std::vector<std::int64_t> offsets;
+  const auto queue =
+      make({.fault = [&](const Request& seen, std::int64_t) -> std::int64_t {
+              offsets.push_back(seen.offset);
+              return std::min<std::int64_t>(1500, static_cast<std::int64_t>(seen.bytes.size()));
+            },
+            .patience = {.alignment = 512}});
+  const Ticket ticket = queue->submit(request(Direction::write, 0, std::span(data).first(2048)));
+  queue->wait(ticket);
+  EXPECT_EQ(offsets, (std::vector<std::int64_t>{0, 1024}));
+  EXPECT_EQ(queue->counts().short_transfers, 1);
+}
+
+TEST_P(QueueTest, NoProgressAndNoAnswerAreErrorsOfTheRequest) {
+  std::vector<std::byte> data = pattern(8192, 12);
+  std::atomic<int> calls = 0;
+  const auto queue = make(
+      {.fault = [&](const Request& seen, std::int64_t result) -> std::int64_t {
+         if (seen.offset == 0) {
+           ++calls;
+           return 511;
+         }
+         return seen.offset == 4096 ? kNoAnswer : result;
+       },
+       .patience = {.alignment = 512, .idle_tries = 5, .timeout = std::chrono::milliseconds(30)}});
+  const Ticket idle = queue->submit(request(Direction::write, 0, std::span(data).first(1024)));
+  const Ticket silent = queue->submit(request(Direction::write, 4096, std::span(data).last(1024)));
+  const Ticket good = queue->submit(request(Direction::write, 1024, std::span(data).first(1024)));
+  expect_error(Errc::io, {"no further in 5 tries", "512"}, [&] { queue->wait(idle); });
+  EXPECT_EQ(calls, 5);
+  queue->wait(good);
+  expect_error(Errc::io, {"offset 4096", "no answer for 30 ms"}, [&] { queue->wait(silent); });
+  EXPECT_NO_THROW(queue->wait_all());
+}
+
+TEST_P(QueueTest, WhatHangsInTheKernelIsGivenUp) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const Fd reading(ends[0]), writing(ends[1]);
+  std::vector<std::byte> data(100);
+  {
+    const auto queue = make({.depth = 1, .patience = {.timeout = std::chrono::milliseconds(30)}});
+    const Ticket hung = queue->submit({Direction::read, reading.get(), -1, data, "a pipe"});
+    if (GetParam() == Engine::threads) {  // pread refuses the offset that means a stream
+      expect_error(Errc::io, {"a pipe", "Invalid argument"}, [&] { queue->wait(hung); });
+    } else {
+      expect_error(Errc::io, {"a pipe", "no answer"}, [&] { queue->wait(hung); });
+    }
+    std::vector<std::byte> more = pattern(100, 3);
+    queue->wait(queue->submit(request(Direction::write, 0, more)));
+    EXPECT_EQ(contents(), more);
+  }
+}
+
+TEST_P(QueueTest, RegisteredBuffersAndFilesMoveTheSameBytes) {
+  std::vector<std::byte> data = pattern(100'000, 13), back(100'000), other(100'000);
+  QueueConfig config;
+  config.block_bytes = 8192;
+  config.buffers = {data, back};
+  config.files = {fd_.get()};
+  const auto queue = make(config);
+  EXPECT_EQ(queue->buffers_refused(), "");
+  queue->wait(queue->submit(request(Direction::write, 0, data)));
+  queue->submit(request(Direction::read, 0, back));
+  queue->submit(request(Direction::read, 0, other));  // not registered
+  queue->wait_all();
+  EXPECT_EQ(back, data);
+  EXPECT_EQ(other, data);
+}
+
+TEST_P(QueueTest, ManyWaitForFewSlotsInBatches) {
+  std::vector<std::byte> data = pattern(1 << 20, 14), back(1 << 20);
+  const auto queue = make({.depth = 3, .block_bytes = 4096, .batched = true});
+  queue->submit(request(Direction::write, 0, data));
+  ASSERT_TRUE(queue->next_finished(Clock::time_point::max()));
+  for (std::size_t at = 0; at < data.size(); at += 65536) {
+    queue->submit(request(
+        Direction::read, static_cast<std::int64_t>(at), std::span(back).subspan(at, 65536)));
+  }
+  for (int k = 0; k < 16; ++k) {
+    ASSERT_TRUE(queue->next_finished(Clock::time_point::max()));
+  }
+  EXPECT_EQ(back, data);
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines,
