@@ -1,5 +1,6 @@
 #include "core/executor.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -28,8 +29,11 @@ std::span<std::byte> Held::operator[](PackKey key) const {
 
 namespace {
 
-bool moves(Op op) {
-  return op == Op::fetch || op == Op::evict || op == Op::save || op == Op::restore;
+Access access_of(const Effects& e, PackKey key) {
+  const auto in = [&](const std::vector<PackKey>& set) {
+    return std::find(set.begin(), set.end(), key) != set.end();
+  };
+  return in(e.writes) || in(e.adds_to) || in(e.creates) ? Access::write : Access::read;
 }
 
 }  // namespace
@@ -40,12 +44,22 @@ Executor::Executor(Program program, Machine machine)
   if (const auto wrong = validate_alone(program_)) {
     throw Error(Errc::internal, "program: " + to_string(*wrong));
   }
+  const std::size_t count = program_.step.size();
+  waits_.resize(count + 1);
+  started_.resize(count);
   bool decided = false;
-  for (const Instruction& i : program_.step) {
+  for (std::size_t k = 0; k < count; ++k) {
+    const Instruction& i = program_.step[k];
     effects_.push_back(effects(program_, i, decided));
-    needs_.push_back(moves(i.op) || i.op == Op::commit || i.op == Op::discard
-                         ? std::vector<PackKey>{}
-                         : effects_.back().needs());
+    std::vector<Need> needs;
+    if (is_move(i.op)) {
+      waits_[static_cast<std::size_t>(due(i, static_cast<int>(k)))].push_back(static_cast<int>(k));
+    } else if (i.op != Op::commit && i.op != Op::discard) {
+      for (const PackKey key : effects_.back().needs()) {
+        needs.push_back({key, access_of(effects_.back(), key)});
+      }
+    }
+    needs_.push_back(std::move(needs));
     decided = decided || i.op == Op::decide;
   }
 }
@@ -65,14 +79,37 @@ void Executor::begin(StepScalars& scalars) const {
   scalars.inputs.info.grad_scale = 1.f;
 }
 
+/// A transfer that is late is waited for here, and the trace says for which.
+void Executor::finish_moves(int index, StepScalars& scalars) {
+  for (const int k : waits_[static_cast<std::size_t>(index)]) {
+    const auto at = static_cast<std::size_t>(k);
+    if (!started_[at]) {
+      continue;  // its condition did not hold
+    }
+    const Instruction& move = program_.step[at];
+    const SpanTimer timer(scalars.inputs.spans,
+                          {.kind = Span::Kind::instruction,
+                           .name = move.op == Op::evict || move.op == Op::save ? "wait for room"
+                                                                               : "wait for data",
+                           .direction = {},
+                           .block = move.block,
+                           .micro_batch = move.micro_batch});
+    started_[at] = false;
+    machine_.store->finish(move);
+  }
+}
+
 void Executor::run(StepScalars& scalars) {
   bool decided = false;
   Held packs = std::move(packs_);  // a local: an exception releases what it holds
-  for (std::size_t k = 0; k < program_.step.size(); ++k) {
+  const int count = static_cast<int>(program_.step.size());
+  for (int index = 0; index < count; ++index) {
+    const auto k = static_cast<std::size_t>(index);
     const Instruction& i = program_.step[k];
     if (observer_) {
-      observer_(static_cast<int>(k));
+      observer_(index);
     }
+    finish_moves(index, scalars);
     if (decided && !runs(i.when, scalars.outcome)) {
       continue;
     }
@@ -82,25 +119,28 @@ void Executor::run(StepScalars& scalars) {
                            .direction = {},
                            .block = i.block,
                            .micro_batch = i.micro_batch});
-    const bool store_obeys =
-        needs_[k].empty() && (moves(i.op) || i.op == Op::commit || i.op == Op::discard);
-    if (!store_obeys) {
-      for (const PackKey key : effects_[k].creates) {
-        machine_.store->create(key);
-      }
-      for (const PackKey key : needs_[k]) {
-        packs.add(machine_.store->acquire(key));
-      }
+    if (is_move(i.op)) {
+      machine_.store->start(i);
+      started_[k] = true;
+      continue;
+    }
+    const bool store_obeys = i.op == Op::commit || i.op == Op::discard;
+    for (const PackKey key : effects_[k].creates) {
+      machine_.store->create(key, i.tier);
+    }
+    for (const Need& need : needs_[k]) {
+      packs.add(machine_.store->acquire(need.key, i.tier, need.access));
     }
     obey(i, packs, scalars);
     packs.clear();
     if (!store_obeys) {
       for (const PackKey key : effects_[k].ends) {
-        machine_.store->destroy(key);
+        machine_.store->destroy(key, i.tier);
       }
     }
     decided = decided || i.op == Op::decide;
   }
+  finish_moves(count, scalars);
   packs_ = std::move(packs);
 }
 
@@ -108,11 +148,6 @@ void Executor::obey(const Instruction& i, const Held& packs, StepScalars& scalar
   switch (i.op) {
     case Op::begin:
       return begin(scalars);
-    case Op::fetch:
-    case Op::evict:
-    case Op::save:
-    case Op::restore:
-      return machine_.store->move(i);
     case Op::gather:
       return machine_.collectives->gather(i, packs);
     case Op::forward:
@@ -136,17 +171,23 @@ void Executor::obey(const Instruction& i, const Held& packs, StepScalars& scalar
     case Op::update:
       return machine_.updater->update(i, packs, scalars);
     case Op::commit:
-      return machine_.store->commit(i.block);
+      return machine_.store->commit(i.block, i.tier);
     case Op::discard:
-      return machine_.store->discard(i.block);
+      return machine_.store->discard(i.block, i.tier);
     case Op::publish:
       return machine_.collectives->publish(i, packs);
     case Op::send:
       return machine_.collectives->send(i, packs);
     case Op::recv:
       return machine_.collectives->recv(i, packs);
+    case Op::load:
+      return machine_.loader->load(i, packs);
     case Op::snapshot:
       return machine_.snapshotter->snapshot(i, packs);
+    case Op::fetch:  // the store's, elsewhere
+    case Op::evict:
+    case Op::save:
+    case Op::restore:
     case Op::drop:  // its whole effect is that the pack ends
     case Op::end:
       return;

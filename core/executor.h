@@ -57,7 +57,7 @@ class Held {
   std::vector<Lease> leases_;
 };
 
-// Who obeys an instruction: five small interfaces, implemented by the rooms, tied together in
+// Who obeys an instruction: small interfaces, implemented by the rooms, tied together in
 // launch.
 
 /// forward, recompute, backward. Implemented by models.
@@ -108,12 +108,20 @@ class Snapshotter {
   virtual void snapshot(const Instruction& instruction, const Held& packs) = 0;
 };
 
+/// load. Implemented in launch, from a checkpoint or from nothing.
+class Loader {
+ public:
+  virtual ~Loader() = default;
+  virtual void load(const Instruction& instruction, const Held& packs) = 0;
+};
+
 struct Machine {
   PackStore* store = nullptr;
   BlockRunner* blocks = nullptr;
   Collectives* collectives = nullptr;
   Updater* updater = nullptr;
   Snapshotter* snapshotter = nullptr;
+  Loader* loader = nullptr;
 };
 
 /// Runs a program: for each instruction whose `when` allows it, brings its packs into being, leases
@@ -130,11 +138,18 @@ class Executor {
 
  private:
   void begin(StepScalars& scalars) const;
+  void finish_moves(int index, StepScalars& scalars);
   void obey(const Instruction& instruction, const Held& packs, StepScalars& scalars);
   Program program_;
   Machine machine_;
   std::vector<Effects> effects_;
-  std::vector<std::vector<PackKey>> needs_;
+  struct Need {
+    PackKey key;
+    Access access;
+  };
+  std::vector<std::vector<Need>> needs_;
+  std::vector<std::vector<int>> waits_;  // by instruction: the moves that it waits for
+  std::vector<bool> started_;            // by instruction: a move that is under way
   Held packs_;  // empty between instructions: kept for its memory, so that a step allocates nothing
   std::function<void(int)> observer_;
 };

@@ -29,6 +29,11 @@ std::string to_string(const PackKey& key) {
   return text;
 }
 
+std::string to_string(const Replica& replica) {
+  const std::string key = to_string(replica.key);
+  return replica.tier == Tier() ? key : key + " in " + to_string(replica.tier);
+}
+
 PackLayout pack_layout(std::span<const std::int64_t> tensor_bytes) {
   constexpr std::int64_t kTensorAlign = 64, kPackAlign = 4096;
   PackLayout layout;
@@ -44,7 +49,8 @@ Lease& Lease::operator=(Lease&& other) noexcept {
   if (this != &other) {
     release();
     store_ = std::exchange(other.store_, nullptr);
-    key_ = other.key_;
+    replica_ = other.replica_;
+    access_ = other.access_;
     bytes_ = other.bytes_;
   }
   return *this;
@@ -52,7 +58,7 @@ Lease& Lease::operator=(Lease&& other) noexcept {
 
 void Lease::release() noexcept {
   if (store_ != nullptr) {
-    store_->release(key_);
+    store_->release(replica_, access_);
     store_ = nullptr;
   }
 }

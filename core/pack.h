@@ -32,7 +32,8 @@ std::string_view to_string(PackClass cls);
 
 /// Names a pack in programs, plans and ledgers. `micro_batch` is global and set for boundary,
 /// boundary_grad and saved; grads and borrowed_grads of a second and later partial sum of a rank
-/// have its first micro-batch there. `block` is -1 for the workspace that blocks share.
+/// have its first micro-batch there. `block` is -1 for the workspace that blocks share; each tier
+/// in which instructions run has one.
 struct PackKey {
   PackClass cls = PackClass::weights;
   int block = -1;
@@ -42,6 +43,18 @@ struct PackKey {
 std::string to_string(const PackKey& key);
 
 using PackSizes = std::map<PackKey, std::int64_t>;
+
+/// The bytes of a pack in one tier. Several replicas of a pack may exist; those that hold what was
+/// written last are as good as one another.
+struct Replica {
+  PackKey key;
+  Tier tier = {};
+  friend auto operator<=>(const Replica&, const Replica&) = default;
+};
+/// "weights of block 3 in host"; in the device: to_string of the key.
+std::string to_string(const Replica& replica);
+
+enum class Access : std::uint8_t { read, write };
 
 /// Offsets of tensors inside a pack: 64-byte aligned, in declaration order; the pack is a multiple
 /// of 4096.
@@ -57,45 +70,57 @@ class PackStore;
 class [[nodiscard]] Lease {
  public:
   Lease() = default;
-  Lease(PackStore& store, PackKey key, std::span<std::byte> bytes)
-      : store_(&store), key_(key), bytes_(bytes) {}
+  Lease(PackStore& store, const Replica& replica, Access access, std::span<std::byte> bytes)
+      : store_(&store), replica_(replica), access_(access), bytes_(bytes) {}
   Lease(Lease&& other) noexcept
-      : store_(std::exchange(other.store_, nullptr)), key_(other.key_), bytes_(other.bytes_) {}
+      : store_(std::exchange(other.store_, nullptr)),
+        replica_(other.replica_),
+        access_(other.access_),
+        bytes_(other.bytes_) {}
   Lease& operator=(Lease&& other) noexcept;
   ~Lease() { release(); }
-  const PackKey& key() const { return key_; }
+  const PackKey& key() const { return replica_.key; }
   std::span<std::byte> bytes() const { return bytes_; }
 
  private:
   void release() noexcept;
   PackStore* store_ = nullptr;
-  PackKey key_;
+  Replica replica_;
+  Access access_ = Access::read;
   std::span<std::byte> bytes_;
 };
 
 struct Instruction;
 
-/// Where packs live. The program says when a pack begins, moves and ends; a store obeys and never
-/// decides.
+/// Where packs live. The program says when a replica begins, moves and ends; a store obeys and
+/// never decides. One thread calls it.
 class PackStore {
  public:
   virtual ~PackStore() = default;
-  /// Bytes of a new pack, contents undefined. Throws internal if it exists or has no planned place.
-  virtual void create(PackKey key) = 0;
+  /// Bytes of a new replica, contents undefined. Throws internal if it exists or has no planned
+  /// place.
+  void create(PackKey key, Tier tier = {}) { create_replica({key, tier}); }
   /// The bytes are dead.
-  virtual void destroy(PackKey key) = 0;
-  /// The pack must be resident or on its way; waits for a transfer that the program started.
-  virtual Lease acquire(PackKey key) = 0;
-  /// fetch, evict, save, restore of the instruction's pack.
-  virtual void move(const Instruction& instruction) = 0;
-  /// The next generation of a block's weights and state becomes the current one.
-  virtual void commit(int block) = 0;
+  void destroy(PackKey key, Tier tier = {}) { destroy_replica({key, tier}); }
+  /// The replica must be there: a transfer that brings it was waited for. Throws internal if not.
+  Lease acquire(PackKey key, Tier tier = {}, Access access = Access::write) {
+    return lease({key, tier}, access);
+  }
+  /// Starts the transfer of a fetch, evict, save or restore; does not wait.
+  virtual void start(const Instruction& move) = 0;
+  /// Waits until that transfer is complete; throws its error. Once for each start.
+  virtual void finish(const Instruction& move) = 0;
+  /// The next generation of a block's weights and state, in `tier`, becomes the current one.
+  virtual void commit(int block, Tier tier) = 0;
   /// The next generation is thrown away.
-  virtual void discard(int block) = 0;
+  virtual void discard(int block, Tier tier) = 0;
 
  private:
   friend class Lease;
-  virtual void release(PackKey key) noexcept = 0;
+  virtual void create_replica(const Replica& replica) = 0;
+  virtual void destroy_replica(const Replica& replica) = 0;
+  virtual Lease lease(const Replica& replica, Access access) = 0;
+  virtual void release(const Replica& replica, Access access) noexcept = 0;
 };
 
 }  // namespace strata

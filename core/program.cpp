@@ -12,9 +12,13 @@ std::string_view to_string(Op op) {
   constexpr std::string_view names[] = {
       "begin",   "fetch",   "evict",   "gather", "forward", "recompute", "backward", "save",
       "restore", "drop",    "merge",   "reduce", "norm",    "decide",    "stats",    "update",
-      "commit",  "discard", "publish", "send",   "recv",    "snapshot",  "end"};
+      "commit",  "discard", "publish", "send",   "recv",    "load", "snapshot",  "end"};
   static_assert(std::size(names) == static_cast<std::size_t>(Op::end) + 1);
   return names[static_cast<std::size_t>(op)];
+}
+
+bool is_move(Op op) {
+  return op == Op::fetch || op == Op::evict || op == Op::save || op == Op::restore;
 }
 
 std::string_view to_string(When when) {
@@ -38,8 +42,7 @@ std::string_view to_string(When when) {
 namespace {
 
 bool names_pack(Op op) {
-  return op == Op::fetch || op == Op::evict || op == Op::save || op == Op::restore ||
-         op == Op::drop || op == Op::send || op == Op::recv;
+  return is_move(op) || op == Op::drop || op == Op::send || op == Op::recv;
 }
 
 void print(std::ostream& out, const Instruction& i) {
@@ -52,11 +55,13 @@ void print(std::ostream& out, const Instruction& i) {
       out << " mb " << i.micro_batch;
     }
   }
-  if (i.op == Op::fetch || i.op == Op::save || i.op == Op::restore) {
-    out << " -> " << to_string(i.tier);
+  if (is_move(i.op)) {
+    out << ' ' << to_string(i.source) << " -> " << to_string(i.tier) << (i.clean ? ", clean" : "");
+  } else if (i.tier != Tier()) {
+    out << " in " << to_string(i.tier);
   }
   if (i.needed_by >= 0) {
-    out << " needed by " << i.needed_by;
+    out << " by " << i.needed_by;
   }
   if (i.op == Op::merge) {
     out << " sum " << i.from << " into " << (i.sum < 0 ? "the first" : std::to_string(i.sum));
@@ -232,7 +237,22 @@ void add_generation(const Table& t, int block, bool current, std::vector<PackKey
   }
 }
 
+/// A copy that is not its home begins here; where the bytes last, they are filled in place.
+void load_effects(Table& t, const Instruction& i) {
+  std::vector<PackKey> loaded;
+  add_generation(t, i.block, true, loaded);
+  for (const PackKey key : loaded) {
+    const bool in_place = home_of(t.program, key).value_or(Tier()) == i.tier;
+    (in_place ? t.e.writes : t.e.creates).push_back(key);
+  }
+}
+
 }  // namespace
+
+std::optional<Tier> home_of(const Program& program, PackKey key) {
+  const auto at = std::ranges::lower_bound(program.homes, key, {}, &Replica::key);
+  return at != program.homes.end() && at->key == key ? std::optional(at->tier) : std::nullopt;
+}
 
 std::ostream& operator<<(std::ostream& out, const Program& program) {
   int index = 0;
@@ -288,15 +308,16 @@ Effects effects(const Program& program, const Instruction& i, bool decided) {
     case Op::end:
       break;
     case Op::fetch:
+    case Op::save:
     case Op::restore:
     case Op::recv:
       t.e.creates = {i.key()};
       break;
     case Op::evict:
+      break;
     case Op::drop:
       t.e.ends = {i.key()};
       break;
-    case Op::save:
     case Op::send:
       t.e.reads = {i.key()};
       t.e.ends = {i.key()};
@@ -339,11 +360,86 @@ Effects effects(const Program& program, const Instruction& i, bool decided) {
     case Op::discard:
       add_generation(t, i.block, false, t.e.ends);
       break;
+    case Op::load:
+      load_effects(t, i);
+      break;
     case Op::snapshot:
       add_generation(t, i.block, true, t.e.reads);
       break;
   }
   return t.e;
+}
+
+namespace {
+
+/// Follows a program and notes when the bytes of replicas begin and end.
+class HoldingWriter {
+ public:
+  explicit HoldingWriter(const Program& program) {
+    for (const PackKey key : program.residents) {
+      open_[{key}] = {};
+    }
+    for (const Replica& home : program.homes) {
+      open_[home] = {};
+    }
+  }
+  void begin(const Replica& replica, int at, int by) { open_.try_emplace(replica, Open{at, by}); }
+  void end(const Replica& replica, int at) {
+    if (const auto held = open_.find(replica); held != open_.end()) {
+      done_.push_back({replica, held->second.begin, at, held->second.by});
+      open_.erase(held);
+    }
+  }
+  std::vector<Holding> finish(int at) {
+    while (!open_.empty()) {
+      end(open_.begin()->first, at);
+    }
+    return std::move(done_);
+  }
+
+ private:
+  struct Open {
+    int begin = 0, by = -1;
+  };
+  std::map<Replica, Open> open_;
+  std::vector<Holding> done_;
+};
+
+}  // namespace
+
+std::vector<Holding> holdings(const Program& program, Outcome outcome) {
+  HoldingWriter all(program);
+  std::multimap<int, Replica> leaving;  // by the instruction that needs the room
+  const int count = static_cast<int>(program.step.size());
+  bool decided = false;
+  for (int k = 0; k < count; ++k) {
+    for (auto at = leaving.begin(); at != leaving.end() && at->first <= k;
+         at = leaving.erase(at)) {
+      all.end(at->second, at->first);
+    }
+    const Instruction& i = program.step[static_cast<std::size_t>(k)];
+    if (decided && !runs(i.when, outcome)) {
+      continue;
+    }
+    const Effects e = effects(program, i, decided);
+    for (const PackKey key : e.creates) {
+      all.begin({key, i.tier}, k, is_move(i.op) ? k : -1);
+    }
+    if (is_move(i.op)) {
+      if (i.op != Op::fetch) {
+        leaving.emplace(i.clean ? k + 1 : due(i, k), Replica{i.key(), i.source});
+      }
+    } else {
+      for (const PackKey key : e.ends) {
+        all.end({key, i.tier}, k + 1);
+      }
+    }
+    decided = decided || i.op == Op::decide;
+  }
+  for (const auto& [at, replica] : leaving) {
+    all.end(replica, at);
+  }
+  return all.finish(count);
 }
 
 }  // namespace strata

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iosfwd>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,14 +16,14 @@ namespace strata {
 
 enum class Op : std::uint8_t {
   begin,    // data, learning rate and token count of the step
-  fetch,    // a pack from its home to a tier; ready where `needed_by` says
-  evict,    // a pack back to its home
+  fetch,    // a copy of a pack from `source` to `tier`; its home keeps the bytes
+  evict,    // the copy in `source` ends; unless `clean`, its bytes become those of its home, `tier`
   gather,   // full weights of a block from the ranks' shards
   forward,  // one block, one micro-batch; the last block also runs its backward (the loss needs no
             // replay)
   recompute,  // the activations of a block that were not kept
   backward,   // one block, one micro-batch
-  save,       // boundary or saved activations to a tier
+  save,       // a pack without a home moves from `source` to `tier`
   restore,    // and back
   drop,       // the bytes of a pack are dead
   merge,      // one partial sum of a block's gradients, borrowed ones too, joins the one before it
@@ -37,10 +38,13 @@ enum class Op : std::uint8_t {
   publish,    // updated working weights of a block to the other ranks
   send,       // a boundary or its gradient to a peer (pipelines)
   recv,
+  load,      // weights and state of a block from a checkpoint or their beginning
   snapshot,  // weights and state of a block to the checkpointer
   end,
 };
 std::string_view to_string(Op op);
+/// fetch, evict, save, restore: a transfer between tiers that runs beside what follows it.
+bool is_move(Op op);
 
 /// How the last `decide` came out; equal on all ranks. Before it, every outcome is still possible.
 enum class Outcome : std::uint8_t { clip_is_one, clip_below_one, skip };
@@ -71,12 +75,22 @@ struct Instruction {
       -1;  // forward of the last block, backward, merge: PackKey::micro_batch of the gradients
   int from = -1;  // merge: the partial sum that joins `sum`
   When when = When::always;
-  Tier tier = {};      // destination of fetch, save, restore
-  int needed_by = -1;  // fetch, restore: index of the first instruction that uses it
+  Tier tier = {};    // where it runs and finds its packs; of a move: the destination
+  Tier source = {};  // of a move
+  /// Of a move: the index of the first instruction that needs the bytes at the destination, or the
+  /// room at the source; it waits for the transfer. -1: the next one.
+  int needed_by = -1;
+  bool clean = false;        // evict: the home has the same bytes, nothing is copied
+  std::int64_t offset = -1;  // of a move: where the destination lies; -1: at the pack's own place
   int peer = -1;       // send, recv
   int phase = 0;       // stats: which; update: how many came before
   PackKey key() const { return {cls, block, micro_batch}; }
 };
+
+/// The instruction that waits for a move that stands at index `at`.
+inline int due(const Instruction& move, int at) {
+  return move.needed_by < 0 ? at + 1 : move.needed_by;
+}
 
 /// Block `borrower` uses (and has gradient for) a parameter of block `owner`.
 struct Borrow {
@@ -85,7 +99,7 @@ struct Borrow {
 };
 
 /// inference leaves the logits of its micro-batch in the resident pack {boundary, blocks, 0}.
-enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot };
+enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot, load };
 
 /// The order of one rank, as data. Static: written before the run, never changed by it.
 struct Program {
@@ -98,7 +112,9 @@ struct Program {
   std::vector<Borrow> borrows;
   std::vector<int> frozen;         // blocks that do not train, ascending: no gradient, no update
   std::vector<int> in_turn;        // blocks that have a turn_state pack, ascending
-  std::vector<PackKey> residents;  // packs in place before the first and after the last instruction
+  // Before the first and after the last instruction:
+  std::vector<PackKey> residents;  // packs whose bytes are in the device
+  std::vector<Replica> homes;      // the others that last, and where their bytes are; by key
   std::vector<Instruction> step;
 };
 inline bool is_frozen(const Program& program, int block) {
@@ -107,6 +123,8 @@ inline bool is_frozen(const Program& program, int block) {
 inline bool has_turn(const Program& program, int block) {
   return std::binary_search(program.in_turn.begin(), program.in_turn.end(), block);
 }
+/// Where the bytes of a pack are between steps, if not in the device.
+std::optional<Tier> home_of(const Program& program, PackKey key);
 /// Whether a block adds to the gradient of one that it borrows from.
 bool lends_gradient(const Program& program, int block);
 /// The lowest block that trains: backward ends there, and what is below keeps nothing for it.
@@ -115,8 +133,9 @@ int lowest_trained(const Program& program);
 std::ostream& operator<<(std::ostream& out, const Program& program);
 
 /// The one table of meaning. Validator, executor, planner and simulator all read it and nothing
-/// else. `needs` is what must be resident; the other sets say what happens to data and are part of
-/// `needs`.
+/// else. `needs` is what must be resident in Instruction::tier; the other sets say what happens to
+/// data and are part of `needs`. A move creates at its destination when it starts, and ends at its
+/// source what leaves it when it is complete.
 struct Effects {
   std::vector<PackKey> reads;    // must hold data
   std::vector<PackKey> writes;   // changed in place; must hold data
@@ -141,10 +160,21 @@ struct Diagnosis {
 };
 std::string to_string(const Diagnosis& diagnosis);
 
-/// Bytes of each pack and the budget of the device tier; used by validate when given.
+/// The bytes of a replica are there from instruction `begin` up to `end`. `by`: the index of the
+/// move that brought it, if one did; -1: a pack's own place.
+struct Holding {
+  Replica replica;
+  int begin = 0, end = 0;
+  int by = -1;
+};
+/// What is where in a valid program under one outcome. Residents and homes are held throughout.
+std::vector<Holding> holdings(const Program& program, Outcome outcome);
+
+/// Bytes of each pack and the budgets of tiers, used by validate when given; a tier that is absent
+/// has no limit.
 struct Budget {
   const PackSizes* sizes = nullptr;
-  std::int64_t device_bytes = 0;
+  std::map<Tier, std::int64_t> tier_bytes = {};
 };
 
 /// Checks the programs of all ranks of one step at once, under every outcome of `decide`: every use

@@ -9,6 +9,11 @@
 namespace strata {
 namespace {
 
+/// Whether micro-batches are shared out in programs of this kind.
+bool computes(ProgramKind kind) {
+  return kind != ProgramKind::snapshot && kind != ProgramKind::load;
+}
+
 bool is_collective(Op op) {
   return op == Op::gather || op == Op::reduce || op == Op::decide || op == Op::stats ||
          op == Op::publish;
@@ -106,7 +111,7 @@ class Rendezvous {
 std::optional<Diagnosis> check_ranges(std::span<const Program> ranks) {
   int expected = 0;
   for (std::size_t r = 0; r < ranks.size(); ++r) {
-    if (ranks[r].kind == ProgramKind::snapshot) {
+    if (!computes(ranks[r].kind)) {
       continue;
     }
     if (ranks[r].first_micro_batch != expected || ranks[r].last_micro_batch <= expected) {
@@ -118,7 +123,7 @@ std::optional<Diagnosis> check_ranges(std::span<const Program> ranks) {
     }
     expected = ranks[r].last_micro_batch;
   }
-  if (expected != ranks[0].micro_batches && ranks[0].kind != ProgramKind::snapshot) {
+  if (expected != ranks[0].micro_batches && computes(ranks[0].kind)) {
     return Diagnosis{-1, -1, "the ranks' micro-batches are not the whole step"};
   }
   return std::nullopt;

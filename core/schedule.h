@@ -42,4 +42,7 @@ Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 
+/// Weights and state of every block, one after the other, from the loader.
+Program make_load(const StepShape& shape);
+
 }  // namespace strata

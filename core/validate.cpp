@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/program.h"
 #include "core/rendezvous.h"
+#include "core/residency.h"
 
 namespace strata {
 namespace {
@@ -19,8 +20,10 @@ class RankCheck {
   RankCheck(const Program& program, Outcome outcome, const std::optional<Budget>& budget)
       : p_(program), outcome_(outcome), budget_(budget) {
     for (const PackKey k : program.residents) {
-      live_.insert(k);
-      resident_bytes_ += size(k);
+      place({k});
+    }
+    for (const Replica& home : program.homes) {
+      place(home);
     }
     blocks_.resize(static_cast<std::size_t>(program.blocks));
     for (Block& b : blocks_) {
@@ -29,7 +32,10 @@ class RankCheck {
   }
 
   /// Text of what is wrong at an instruction; empty: fine.
-  std::string step(const Instruction& i) {
+  std::string step(const Instruction& i, int index) {
+    if (const std::string wrong = complete_moves(index); !wrong.empty()) {
+      return wrong;
+    }
     if (!decided_ && i.when != When::always) {
       return "has a condition before `decide`";
     }
@@ -39,31 +45,37 @@ class RankCheck {
     if (decided_ && !runs(i.when, outcome_)) {
       return {};
     }
-    const Effects e = effects(p_, i, decided_);
-    std::string wrong = check_data(e);
+    std::string wrong = is_move(i.op) ? std::string() : check_data(i);
     if (wrong.empty()) {
       wrong = check_meaning(i);
     }
     if (wrong.empty()) {
-      wrong = apply(i, e);
+      wrong = is_move(i.op) ? start(i, index) : apply(i);
+    }
+    if (wrong.empty()) {
+      wrong = within_budgets();
     }
     return wrong;
   }
 
-  std::string finish() const {
-    std::set<PackKey> expected(p_.residents.begin(), p_.residents.end());
-    for (const PackKey k : live_) {
-      if (!expected.contains(k)) {
-        return to_string(k) + " is left over";
+  std::string finish() {
+    if (const std::string wrong = complete_moves(static_cast<int>(p_.step.size()));
+        !wrong.empty()) {
+      return wrong;
+    }
+    std::set<Replica> expected(p_.homes.begin(), p_.homes.end());
+    for (const PackKey k : p_.residents) {
+      expected.insert({k});
+    }
+    for (const Replica& replica : residency_.replicas()) {
+      if (!expected.contains(replica)) {
+        return to_string(replica) + " is left over";
       }
     }
-    for (const PackKey k : expected) {
-      if (!live_.contains(k)) {
-        return to_string(k) + " is gone at the end";
+    for (const Replica& replica : expected) {
+      if (!residency_.settled(replica)) {
+        return to_string(replica) + " is gone at the end";
       }
-    }
-    if (!saved_.empty()) {
-      return to_string(*saved_.begin()) + " was saved and never restored";
     }
     return p_.kind == ProgramKind::train ? finish_training() : std::string();
   }
@@ -83,20 +95,49 @@ class RankCheck {
     return it == budget_->sizes->end() ? 0 : it->second;
   }
 
-  std::string check_data(const Effects& e) const {
-    const auto created = [&](PackKey k) {
-      return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
-    };
-    for (const auto* set : {&e.reads, &e.writes, &e.adds_to, &e.ends}) {
-      for (const PackKey k : *set) {
-        if (!live_.contains(k) && !created(k)) {
-          return "uses " + to_string(k) + " which is not there";
-        }
+  void place(const Replica& replica) {
+    residency_.place(replica);
+    bytes_[replica.tier] += size(replica.key);
+  }
+
+  /// Transfers that this instruction waits for.
+  std::string complete_moves(int index) {
+    while (!under_way_.empty() && under_way_.begin()->first <= index) {
+      const Instruction& move = *under_way_.begin()->second;
+      if (std::string wrong = residency_.finish(move); !wrong.empty()) {
+        return wrong;
       }
+      if (move.op != Op::fetch) {
+        bytes_[move.source] -= size(move.key());
+      }
+      under_way_.erase(under_way_.begin());
     }
-    for (const PackKey k : e.creates) {
-      if (live_.contains(k)) {
-        return "creates " + to_string(k) + " which exists";
+    return {};
+  }
+
+  std::string start(const Instruction& move, int index) {
+    const int by = move.clean ? index + 1 : due(move, index);
+    if (by <= index || by > static_cast<int>(p_.step.size())) {
+      return "is needed by instruction " + std::to_string(by);
+    }
+    if (std::string wrong = residency_.start(move); !wrong.empty()) {
+      return wrong;
+    }
+    if (move.op != Op::evict) {
+      bytes_[move.tier] += size(move.key());
+    }
+    under_way_.emplace(by, &move);
+    return {};
+  }
+
+  std::string within_budgets() const {
+    for (const auto& [tier, bytes] : bytes_) {
+      if (!budget_ || !budget_->tier_bytes.contains(tier)) {
+        continue;
+      }
+      if (const std::int64_t most = budget_->tier_bytes.at(tier); bytes > most) {
+        return "needs " + std::to_string(bytes) + " bytes, the " + to_string(tier) +
+               " budget is " + std::to_string(most);
       }
     }
     return {};
@@ -135,9 +176,6 @@ class RankCheck {
                                                   : "";
       case Op::publish:
         return at(i.block).updated ? "" : "publishes weights that were not updated";
-      case Op::restore:
-        return saved_.contains(i.key()) ? ""
-                                        : "restores " + to_string(i.key()) + " that was not saved";
       default:
         return {};
     }
@@ -239,18 +277,58 @@ class RankCheck {
     return {};
   }
 
-  std::string apply(const Instruction& i, const Effects& e) {
-    for (const PackKey k : e.creates) {
-      live_.insert(k);
-      resident_bytes_ += size(k);
+  std::string check_data(const Instruction& i) const {
+    const Effects e = effects(p_, i, decided_);
+    const auto created = [&](PackKey k) {
+      return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
+    };
+    for (const auto* set : {&e.reads, &e.writes, &e.adds_to, &e.ends}) {
+      for (const PackKey k : *set) {
+        if (created(k)) {
+          continue;
+        }
+        if (std::string wrong = residency_.usable({k, i.tier}); !wrong.empty()) {
+          return wrong;
+        }
+      }
     }
-    if (budget_ && resident_bytes_ > budget_->device_bytes) {
-      return "needs " + std::to_string(resident_bytes_) + " bytes, the device budget is " +
-             std::to_string(budget_->device_bytes);
+    for (const PackKey k : e.creates) {
+      if (residency_.exists({k, i.tier})) {
+        return "creates " + to_string(k) + " which exists";
+      }
+    }
+    return {};
+  }
+
+  /// What an instruction needs is leased while it runs: many readers, or one writer, of what is
+  /// there.
+  std::string apply(const Instruction& i) {
+    const Effects e = effects(p_, i, decided_);
+    for (const PackKey k : e.creates) {
+      if (std::string wrong = residency_.create({k, i.tier}); !wrong.empty()) {
+        return wrong;
+      }
+      bytes_[i.tier] += size(k);
+    }
+    for (const auto& [set, access] : {std::pair{&e.reads, Access::read},
+                                      {&e.writes, Access::write},
+                                      {&e.adds_to, Access::write},
+                                      {&e.ends, Access::read}}) {
+      for (const PackKey k : *set) {
+        if (std::string wrong = residency_.begin_use({k, i.tier}, access); !wrong.empty()) {
+          return wrong;
+        }
+        residency_.end_use({k, i.tier}, access);
+      }
+    }
+    if (std::string wrong = within_budgets(); !wrong.empty()) {
+      return wrong;
     }
     for (const PackKey k : e.ends) {
-      live_.erase(k);
-      resident_bytes_ -= size(k);
+      if (std::string wrong = residency_.destroy({k, i.tier}); !wrong.empty()) {
+        return wrong;
+      }
+      bytes_[i.tier] -= size(k);
     }
     note(i);
     return {};
@@ -260,10 +338,6 @@ class RankCheck {
     if (i.op == Op::decide) {
       decided_ = true;
       closed_ = closed_ || i.block < 0;
-    } else if (i.op == Op::save) {
-      saved_.insert(i.key());
-    } else if (i.op == Op::restore) {
-      saved_.erase(i.key());
     }
     if (i.block < 0) {
       return;
@@ -345,10 +419,11 @@ class RankCheck {
   const Program& p_;
   const Outcome outcome_;
   const std::optional<Budget>& budget_;
-  std::set<PackKey> live_, saved_;
+  Residency residency_;
+  std::multimap<int, const Instruction*> under_way_;  // by the instruction that waits
+  std::map<Tier, std::int64_t> bytes_;
   std::vector<Block> blocks_;
   bool decided_ = false, closed_ = false;  // of a block; of the step
-  std::int64_t resident_bytes_ = 0;
 };
 
 std::string when(Outcome outcome) {
@@ -361,7 +436,7 @@ std::optional<Diagnosis> check_rank(const Program& program,
                                     const std::optional<Budget>& budget) {
   RankCheck check(program, outcome, budget);
   for (std::size_t k = 0; k < program.step.size(); ++k) {
-    if (const std::string wrong = check.step(program.step[k]); !wrong.empty()) {
+    if (const std::string wrong = check.step(program.step[k], static_cast<int>(k)); !wrong.empty()) {
       return Diagnosis{
           rank,
           static_cast<int>(k),

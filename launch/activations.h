@@ -28,4 +28,9 @@ struct Planned {
 /// not there.
 Planned plan_activations(Computation computation, const MemorySettings& memory);
 
+/// The same with the other tiers that the settings name: where everything fits the device, it stays
+/// there; else the placement that is fastest on virtual time among those that fit, unless the
+/// settings say which.
+Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io);
+
 }  // namespace strata::launch

@@ -8,13 +8,16 @@
 #include "launch/blueprint_parts.h"
 #include "launch/model_state.h"
 #include "launch/weights.h"
-#include "offload/resident_store.h"
+#include "offload/tiered_store.h"
 #include "parallel/collectives.h"
 
 namespace strata::launch {
+
 namespace {
 
-constexpr Tier kDevice{TierKind::device, 0};
+offload::NvmeConfig nvme_of(const Computation& computation) {
+  return computation.offloading ? computation.offloading->nvme : offload::NvmeConfig();
+}
 
 }  // namespace
 
@@ -22,22 +25,25 @@ struct Engine::Impl {
   std::unique_ptr<Blueprint> blueprint;
   Blueprint::Impl& plan;
   Ledger ledger;
-  offload::ResidentStore store;
+  offload::TieredStore store;
   Communicator& ranks;
   parallel::RankCollectives collectives;
   std::unique_ptr<Executor> step, evaluation;
   std::optional<ModelState> state;
   std::int64_t period = 0;
 
-  Impl(std::unique_ptr<Blueprint> b, std::int64_t budget_bytes, Communicator& all)
+  Impl(std::unique_ptr<Blueprint> b, const offload::Budgets& budgets, Communicator& all)
       : blueprint(std::move(b)),
         plan(blueprint->impl()),
-        store(plan.plan, budget_bytes, ledger),
+        store(plan.plan, budgets, ledger, nvme_of(plan.computation)),
         ranks(all),
         collectives(ranks, plan.together) {
     make_executors();
     for (const PackKey key : plan.step.residents) {
       store.create(key);
+    }
+    for (const Replica& home : plan.step.homes) {
+      store.create(home.key, home.tier);
     }
     state.emplace(store,
                   *plan.updater,
@@ -48,6 +54,10 @@ struct Engine::Impl {
                   plan.sharded());
   }
   void make_executors();
+  void run(const Program& program, const Machine& machine) {
+    StepScalars scalars;
+    Executor(program, machine).run(scalars);
+  }
   void enter(std::int64_t step_number);
   template <class Body>
   void each_turn(const Body& body) const {
@@ -59,10 +69,10 @@ struct Engine::Impl {
 
 void Engine::Impl::make_executors() {
   step = std::make_unique<Executor>(
-      plan.step, Machine{&store, plan.train.get(), &collectives, plan.updater.get(), nullptr});
+      plan.step, Machine{&store, plan.train.get(), &collectives, plan.updater.get()});
   if (plan.evaluate) {
     evaluation = std::make_unique<Executor>(
-        plan.evaluation, Machine{&store, plan.evaluate.get(), &collectives, nullptr, nullptr});
+        plan.evaluation, Machine{&store, plan.evaluate.get(), &collectives});
   }
 }
 
@@ -85,21 +95,24 @@ Engine::Engine(std::unique_ptr<Blueprint> blueprint,
                const offload::Budgets& budgets,
                Communicator& ranks) {
   offload::require_fit(blueprint->plan(), budgets);
-  impl_ = std::make_unique<Impl>(std::move(blueprint), budgets.at(kDevice), ranks);
+  impl_ = std::make_unique<Impl>(std::move(blueprint), budgets, ranks);
 }
 Engine::~Engine() = default;
 
-void Engine::start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load) {
-  impl_->state->start(seed, load);
+void Engine::start(std::uint64_t seed, const models::ParamSource& weights) {
+  impl_->state->start_from(seed, weights);
+  impl_->run(impl_->plan.load, {.store = &impl_->store, .loader = &*impl_->state});
 }
 void Engine::restore(const checkpoint::Reader& reader) {
   const std::int64_t done = reader.state().updates, period = impl_->plan.updater->period_steps();
   impl_->enter(done + 1);
-  impl_->state->restore(reader, period > 0 && done % period == 0);
+  impl_->state->restore_from(reader, period > 0 && done % period == 0);
+  impl_->run(impl_->plan.load, {.store = &impl_->store, .loader = &*impl_->state});
 }
 void Engine::step(StepScalars& scalars) {
   impl_->enter(scalars.inputs.info.step);
   impl_->step->run(scalars);
+  impl_->store.note_step();
   const std::int64_t every = impl_->plan.computation.balance_every;
   if (every > 0 && scalars.outcome != Outcome::skip && scalars.inputs.info.step % every == 0) {
     impl_->state->balance_factors();
@@ -119,22 +132,37 @@ double Engine::evaluate(double sum, std::span<const MicroBatch> batches) {
       impl_->ranks, sum, scalars.loss_sums, static_cast<int>(impl_->plan.computation.evaluation_G));
 }
 
-std::uint64_t Engine::replica_hash() const {
-  std::uint64_t hash = 0;
-  for (const PackKey key : impl_->plan.step.residents) {
-    const bool state = key.cls == PackClass::state || key.cls == PackClass::turn_state;
-    if (key.cls == PackClass::weights || (state && !impl_->plan.sharded())) {
-      const Lease lease = impl_->store.acquire(key);
-      hash = hash_bytes(lease.bytes(), hash);
+namespace {
+
+/// A hash of all that it is shown.
+class Hasher final : public Snapshotter {
+ public:
+  explicit Hasher(bool with_state) : with_state_(with_state) {}
+  void snapshot(const Instruction& i, const Held& packs) override {
+    for (const PackClass cls : {PackClass::weights, PackClass::state, PackClass::turn_state}) {
+      const PackKey key{cls, i.block};
+      if (packs.contains(key) && (cls == PackClass::weights || with_state_)) {
+        hash_ = hash_bytes(packs[key], hash_);
+      }
     }
   }
-  return hash;
+  std::uint64_t hash() const { return hash_; }
+
+ private:
+  bool with_state_;
+  std::uint64_t hash_ = 0;
+};
+
+}  // namespace
+
+std::uint64_t Engine::replica_hash() const {
+  Hasher hasher(!impl_->plan.sharded());
+  impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &hasher});
+  return hasher.hash();
 }
 
 void Engine::snapshot(Snapshotter& to) {
-  Executor executor(impl_->plan.snapshot, {&impl_->store, nullptr, nullptr, nullptr, &to});
-  StepScalars scalars;
-  executor.run(scalars);
+  impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &to});
 }
 
 StateDict Engine::state_dict() const {

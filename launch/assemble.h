@@ -13,11 +13,13 @@
 #include "core/schedule.h"
 #include "core/state_dict.h"
 #include "launch/model_state.h"
+#include "launch/offloading.h"
 #include "launch/optimizer_bytes.h"
 #include "launch/sharding.h"
 #include "models/hf.h"
 #include "offload/activation_choice.h"
 #include "offload/planner.h"
+#include "offload/simulator.h"
 #include "optim/optimizer.h"
 
 namespace strata::launch {
@@ -42,6 +44,7 @@ struct Computation {
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
   offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
+  std::shared_ptr<const Offloading> offloading = {};  // absent: all is in the device. Nor does it.
   WeightFormat weight_format() const {
     return weights.value_or(dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16_master);
   }
@@ -64,6 +67,8 @@ class Blueprint {
   OptimizerBytes optimizer_bytes() const;
   /// Multiply-adds counted twice, of forward and backward of one step, recompute not counted.
   double step_flops() const;
+  /// A step on virtual time; absent where nothing is offloaded.
+  std::optional<offload::Simulation> simulate_step() const;
   /// What recompute adds to a step.
   double recompute_flops() const;
   struct Impl;
@@ -83,9 +88,9 @@ class Engine {
          Communicator& ranks);
   ~Engine();
 
-  /// Fresh state, weights from `load` (streams every parameter) or, if empty, from (seed, tensor,
-  /// element).
-  void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
+  /// Fresh state, weights from `weights` or, if empty, from (seed, tensor, element). Block by
+  /// block: no more of them is in memory than the plan says.
+  void start(std::uint64_t seed, const models::ParamSource& weights);
   /// Every stored field of every tensor, as of the checkpoint's step.
   void restore(const checkpoint::Reader& reader);
 

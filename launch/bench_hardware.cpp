@@ -16,6 +16,7 @@
 #include "core/parallel_for.h"
 #include "launch/args.h"
 #include "launch/bench.h"
+#include "launch/kept_profile.h"
 #include "launch/update_bench.h"
 #include "offload/profile.h"
 
@@ -47,15 +48,6 @@ std::vector<std::string> directories(std::string_view text) {
     all.push_back(fs::canonical(one).string());
   }
   return all;
-}
-
-std::string this_machine() {
-  const nlohmann::json m = machine_json();
-  return fmt::format("{}, {} threads, {}, {}",
-                     m["processor"].get<std::string>(),
-                     m["threads"].get<int>(),
-                     m["isa"].get<std::string>(),
-                     m["matmul"].get<std::string>());
 }
 
 /// A product of a decoder block: 1024 tokens of a model 2048 wide.
@@ -113,32 +105,6 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   return p;
 }
 
-fs::path cache_file() {
-  const char* const cache = std::getenv("XDG_CACHE_HOME");
-  const char* const home = std::getenv("HOME");
-  const bool given = cache != nullptr && *cache != '\0';
-  if (!given && (home == nullptr || *home == '\0')) {
-    throw Error(Errc::config,
-                "bench hardware: needs a directory to keep the profile in; set XDG_CACHE_HOME");
-  }
-  return (given ? fs::path(cache) : fs::path(home) / ".cache") / "strata" / "hardware.json";
-}
-
-/// Absent: none is kept, or one of another machine or other paths.
-std::optional<offload::HardwareProfile> kept_profile(const fs::path& file,
-                                                     const std::vector<std::string>& paths) {
-  if (!fs::exists(file)) {
-    return std::nullopt;
-  }
-  auto profile = offload::profile_from_json(io::read_text(file), file.string());
-  const auto has = [&](const std::string& path) {
-    return std::ranges::any_of(profile.paths,
-                               [&](const auto& known) { return known.directory == path; });
-  };
-  const bool fits = profile.machine == this_machine() && std::ranges::all_of(paths, has);
-  return fits ? std::optional(std::move(profile)) : std::nullopt;
-}
-
 void print_profile(const offload::HardwareProfile& p) {
   std::printf("%s\n", p.machine.c_str());
   std::printf(
@@ -170,7 +136,7 @@ int bench_hardware(Words words) {
     return 0;
   }
   const std::vector<std::string> paths = directories(args.text("--paths"));
-  const fs::path file = cache_file();
+  const fs::path file = profile_file();
   std::optional<offload::HardwareProfile> profile;
   if (!args.flag("--refresh")) {
     profile = kept_profile(file, paths);

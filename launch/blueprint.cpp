@@ -9,6 +9,7 @@
 #include "launch/activations.h"
 #include "launch/blueprint_parts.h"
 #include "launch/model_state.h"
+#include "launch/step_timing.h"
 #include "launch/turn_plans.h"
 
 namespace strata::launch {
@@ -43,7 +44,24 @@ Blueprint::Impl::Impl(const Computation& c)
   }
   make_runners();
   make_updater();
+  require_offloadable();
   plan_periods();
+}
+
+/// What is done between steps needs its packs in the device.
+void Blueprint::Impl::require_offloadable() const {
+  if (computation.offloading == nullptr) {
+    return;
+  }
+  const bool turns = updater->period_steps() > 0;
+  if (turns || computation.balance_every > 0) {
+    throw Error(Errc::config,
+                fmt::format("memory: {} in the device between steps; leave memory.host and "
+                            "memory.nvme out, or choose another",
+                            turns ? "optim." + computation.method + " needs the blocks that take "
+                                                                    "turns"
+                                  : std::string("train.balance_every needs the factors")));
+  }
 }
 
 /// The bytes of each tier are those of the period that needs most; the first one is entered.
@@ -68,11 +86,20 @@ void Blueprint::Impl::enter(std::int64_t step_number) {
   updater->enter(step_number);
   freeze();
   make_programs();
-  std::vector<Program> programs{step, snapshot};
+  std::vector<Program*> programs{&step, &snapshot, &load};
   if (computation.evaluation_G > 0) {
-    programs.push_back(evaluation);
+    programs.push_back(&evaluation);
   }
-  plan = offload::make_plan(programs, sizes());
+  if (const auto& offloading = computation.offloading) {
+    const PackSizes packs = sizes();
+    plan = offload::place(programs,
+                          offload::placement_of(offloading->tiers, packs),
+                          packs,
+                          step_timing(*this, *offloading),
+                          offloading->budgets);
+  } else {
+    plan = offload::make_plan(programs, sizes());
+  }
   for (const auto& [tier, all] : tiers) {
     STRATA_ASSERT(plan.tiers.at(tier).arena_bytes <= all.arena_bytes);
     plan.tiers[tier] = all;
@@ -156,6 +183,7 @@ void Blueprint::Impl::make_programs() {
   step =
       make([&](const StepShape& s) { return make_step(s, computation.order, computation.update); });
   snapshot = make(make_snapshot);
+  load = make(make_load);
   if (computation.evaluation_G > 0) {
     shape.micro_batches = static_cast<int>(computation.evaluation_G);
     evaluation = make(make_evaluation);
@@ -197,6 +225,13 @@ const Program& Blueprint::longest_step_program() const {
 }
 const Program& Blueprint::evaluation_program() const {
   return impl_->evaluation;
+}
+
+std::optional<offload::Simulation> Blueprint::simulate_step() const {
+  const auto& offloading = computation().offloading;
+  return offloading ? std::optional(offload::simulate(
+                          impl_->step, impl_->plan.sizes, step_timing(*impl_, *offloading)))
+                    : std::nullopt;
 }
 
 OptimizerBytes Blueprint::optimizer_bytes() const {

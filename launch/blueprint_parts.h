@@ -19,13 +19,14 @@ struct Blueprint::Impl {
   std::unique_ptr<models::GraphRunner> train, evaluate;
   std::unique_ptr<optim::OptimizerUpdater> updater;
   parallel::Together together;
-  Program step, evaluation, snapshot, longest_step;
+  Program step, evaluation, snapshot, load, longest_step;
   std::map<Tier, offload::TierPlan> tiers;  // of all periods
   offload::Plan plan;                       // places in the one entered
 
   explicit Impl(const Computation& c);
   void make_runners();
   void make_updater();
+  void require_offloadable() const;
   void make_programs();
   void plan_periods();
   void enter(std::int64_t step_number);

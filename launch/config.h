@@ -60,7 +60,17 @@ struct MemorySettings {
   /// How much device memory a step may use: bytes, or what a word asks for.
   enum class Device : std::uint8_t { bytes, automatic, minimum } device = Device::automatic;
   std::int64_t device_bytes = 0;
+  /// And memory where nothing computes; automatic: what the machine has.
+  Device host = Device::bytes;
+  std::int64_t host_bytes = 0;
+  std::vector<std::string> nvme = {};  // "DIRECTORY:BYTES"
+  std::string placement = {};          // offload::tiers_from; empty: automatic
   RecomputeSetting recompute;
+};
+struct IoSettings {
+  io::QueueConfig::Engine engine = io::QueueConfig::Engine::automatic;
+  std::string verify;               // of offloaded bytes: "sample", "all" or "off"
+  double pace_read = 0, pace_write = 0;  // bytes per second of each path at most; 0: no limit
 };
 struct CheckpointSettings {
   std::int64_t every = 0;  // steps; 0: at the end only
@@ -84,7 +94,7 @@ struct RunConfig {
   StepRange trace_steps;
   Resume resume = Resume::automatic;
   std::string resume_path;
-  io::QueueConfig::Engine io_engine = io::QueueConfig::Engine::automatic;
+  IoSettings io;
   Summation summation = Summation::run;
   std::int64_t checksum_every = 0;  // steps; 0: never
   bool sharded_update = true;       // ZeRO-1, where there are several ranks

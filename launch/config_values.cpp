@@ -59,6 +59,8 @@ std::optional<std::int64_t> parse_size(std::string_view text) {
                : std::nullopt;
 }
 
+}  // namespace
+
 std::optional<std::int64_t> parse_bytes(std::string_view text) {
   struct Unit {
     std::string_view name;
@@ -86,6 +88,8 @@ std::optional<std::int64_t> parse_bytes(std::string_view text) {
   }
   return number<std::int64_t>(text);
 }
+
+namespace {
 
 Text canonical_real(const Field& field, std::string_view text) {
   const auto value = number<double>(text);

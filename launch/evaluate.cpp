@@ -31,7 +31,7 @@ Loss evaluate_stream(const ModelDir& model, const data::TokenStream& stream, std
   constexpr std::int64_t kTokens = 2048;  // of a micro-batch
   const std::int64_t windows = data::evaluation_windows(stream, T);
   const std::int64_t B = std::clamp<std::int64_t>(kTokens / T, 1, windows);
-  EvaluationEngine engine(model.config, B, T, model.load);
+  EvaluationEngine engine(model.config, B, T, model.weights);
   Loss loss;
   MicroBatch batch;
   for (std::int64_t first = 0; first < windows; first += B) {

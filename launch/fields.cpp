@@ -28,13 +28,19 @@ void set_decay(C& c, V v) {
 
 void set_engine(C& c, V v) {
   using enum io::QueueConfig::Engine;
-  c.io_engine = v.pick({automatic, uring, threads});
+  c.io.engine = v.pick({automatic, uring, threads});
 }
 
 void set_device_memory(C& c, V v) {
   using Device = MemorySettings::Device;
   c.memory.device = v.is_word() ? v.pick({Device::automatic, Device::minimum}) : Device::bytes;
   c.memory.device_bytes = v.is_word() ? 0 : v.integer();
+}
+
+void set_host_memory(C& c, V v) {
+  using Device = MemorySettings::Device;
+  c.memory.host = v.is_word() ? v.pick({Device::automatic, Device::minimum}) : Device::bytes;
+  c.memory.host_bytes = v.is_word() ? 0 : v.integer();
 }
 
 void set_weights(C& c, V v) {
@@ -197,6 +203,14 @@ std::vector<Field> machine_fields() {
   return {
       {"memory.device", bytes, "auto", Effect::none, "memory a step may use where it computes",
        set_device_memory, {"auto", "minimum"}, 1},
+      {"memory.host", bytes, "0", Effect::none, "memory for what nothing computes with now",
+       set_host_memory, {"auto", "minimum"}},
+      {"memory.nvme", list, "[]", Effect::none,
+       "files for the same, as DIRECTORY:BYTES (/scratch:20GiB); several directories share the bytes by their speed",
+       [](C& c, V v) { c.memory.nvme = v.list(); }},
+      {"memory.placement", text, "auto", Effect::none,
+       "where bytes wait and updates run, as weights=nvme,state=nvme,grads=host,activations=device,update=host; auto: as fast as the budgets allow",
+       [](C& c, V v) { c.memory.placement = v.is_word() ? "" : v.text(); }, {"auto"}},
       {"parallel.zero", integer, "1", Effect::none,
        "what ranks share out; 0: nothing, each has all; 1: optimizer state and updates (ZeRO-1)",
        [](C& c, V v) { c.sharded_update = v.integer() == 1; }, {}, 0, 1},
@@ -221,6 +235,12 @@ std::vector<Field> machine_fields() {
        set_resume, {"auto", "never"}, 1},
       {"io.engine", choice, "automatic", Effect::none, "how files are read and written",
        set_engine, {"automatic", "uring", "threads"}},
+      {"io.verify", choice, "sample", Effect::none, "offloaded bytes that are compared with their checksums when they are read: of one MiB in 16, of all, of none",
+       [](C& c, V v) { c.io.verify = v.text(); }, {"sample", "all", "off"}},
+      {"io.pace_read", real, "0", Effect::none, "GB/s at which offloaded bytes are read from each directory at most; 0: as fast as it goes",
+       [](C& c, V v) { c.io.pace_read = 1e9 * v.real(); }, {}, 0},
+      {"io.pace_write", real, "0", Effect::none, "and written",
+       [](C& c, V v) { c.io.pace_write = 1e9 * v.real(); }, {}, 0},
       {"threads", integer, "0", Effect::none, "threads that compute; 0: all cores",
        [](C& c, V v) { c.threads = v.integer(); }, {}, 0, 4096},
   };

@@ -78,6 +78,9 @@ bool is_method_setting(std::string_view key);
 /// The known key that an unknown one probably means.
 std::string nearest_key(std::string_view key);
 
+/// 512MiB, 1.5 GB, or a plain number.
+std::optional<std::int64_t> parse_bytes(std::string_view text);
+
 /// What a field accepts, for messages and help: "an integer of at least 1".
 std::string needed(const Field& field);
 /// Canonical text of a value; nothing when the field does not accept it.

@@ -7,7 +7,7 @@
 #include "core/schedule.h"
 #include "launch/weights.h"
 #include "models/runner.h"
-#include "offload/resident_store.h"
+#include "offload/tiered_store.h"
 
 namespace strata::launch {
 namespace {
@@ -19,21 +19,27 @@ class ForwardOnly {
               std::int64_t B,
               std::int64_t T,
               BlockProgram::Use use,
-              const std::function<void(const models::ParamSink&)>& load)
+              const models::ParamSource& weights)
       : blocks_(models::build_blocks(model)),
         runner_(blocks_, {.B = B, .T = T, .C = model.C, .dtype = DType::f32, .use = use}),
         program_(make_program(use)),
-        store_(offload::make_plan({&program_, 1}, runner_.pack_sizes()),
-               runtime(DeviceKind::cpu).memory_info().free_bytes,
+        store_(make_plan(),
+               {{Tier(), runtime(DeviceKind::cpu).memory_info().free_bytes}},
                ledger_),
-        executor_(program_, {&store_, &runner_, nullptr, nullptr, nullptr}) {
+        executor_(program_, {.store = &store_, .blocks = &runner_}) {
     for (const PackKey key : program_.residents) {
       store_.create(key);
     }
     const WeightPlaces places = weight_places(blocks_, runner_);
-    load([&](const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
-      write_weights(store_, places.at(spec.info.name), DType::f32, begin, values);
-    });
+    for (const auto& block : blocks_) {
+      for_each_piece(block->spec(),
+                     [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
+                       weights(spec, begin, piece);
+                       const WeightPlace& place = places.at(spec.info.name);
+                       const Lease pack = store_.acquire({PackClass::weights, place.block});
+                       write_weights(pack.bytes(), place, DType::f32, begin, piece);
+                     });
+    }
   }
 
   double run(const MicroBatch& batch) {
@@ -60,11 +66,16 @@ class ForwardOnly {
     return program;
   }
 
+  offload::Plan make_plan() {
+    Program* const programs[] = {&program_};
+    return offload::make_plan(programs, runner_.pack_sizes());
+  }
+
   std::vector<std::unique_ptr<Block>> blocks_;
   models::GraphRunner runner_;
   Program program_;
   Ledger ledger_;
-  offload::ResidentStore store_;
+  offload::TieredStore store_;
   Executor executor_;
 };
 
@@ -78,8 +89,8 @@ struct InferenceEngine::Impl {
 
 InferenceEngine::InferenceEngine(const models::ModelConfig& model,
                                  std::int64_t T,
-                                 const std::function<void(const models::ParamSink&)>& load)
-    : impl_(new Impl{{model, 1, T, BlockProgram::Use::logits, load}, T, model.V, {}}) {
+                                 const models::ParamSource& weights)
+    : impl_(new Impl{{model, 1, T, BlockProgram::Use::logits, weights}, T, model.V, {}}) {
   MicroBatch& batch = impl_->batch;
   for (Tensor* t : {&batch.tokens, &batch.targets, &batch.positions, &batch.documents}) {
     *t = Tensor::zeros(DType::i32, {1, T});
@@ -107,8 +118,8 @@ struct EvaluationEngine::Impl {
 EvaluationEngine::EvaluationEngine(const models::ModelConfig& model,
                                    std::int64_t B,
                                    std::int64_t T,
-                                   const std::function<void(const models::ParamSink&)>& load)
-    : impl_(new Impl{{model, B, T, BlockProgram::Use::evaluate, load}}) {}
+                                   const models::ParamSource& weights)
+    : impl_(new Impl{{model, B, T, BlockProgram::Use::evaluate, weights}}) {}
 EvaluationEngine::~EvaluationEngine() = default;
 double EvaluationEngine::evaluate(const MicroBatch& batch) {
   return impl_->forward.run(batch);

@@ -15,7 +15,7 @@ class InferenceEngine {
   /// Sequences of up to T tokens.
   InferenceEngine(const models::ModelConfig& model,
                   std::int64_t T,
-                  const std::function<void(const models::ParamSink&)>& load);
+                  const models::ParamSource& weights);
   ~InferenceEngine();
   /// Logits (V) of the position behind the last of `ids`; ids.size() <= T.
   std::span<const float> next(std::span<const std::int32_t> ids);
@@ -31,7 +31,7 @@ class EvaluationEngine {
   EvaluationEngine(const models::ModelConfig& model,
                    std::int64_t B,
                    std::int64_t T,
-                   const std::function<void(const models::ParamSink&)>& load);
+                   const models::ParamSource& weights);
   ~EvaluationEngine();
   /// Sum of the losses of one micro-batch, nats.
   double evaluate(const MicroBatch& batch);

@@ -48,7 +48,7 @@ std::vector<std::int32_t> continue_ids(const ModelDir& model, const Request& req
   std::vector<std::int32_t> ids = request.ids;
   const std::int64_t total = std::ssize(ids) + request.tokens;
   const std::int64_t T = std::min(model.config.max_T, (total + kRound - 1) / kRound * kRound);
-  InferenceEngine engine(model.config, T, model.load);
+  InferenceEngine engine(model.config, T, model.weights);
   for (std::int64_t n = 0; n < request.tokens; ++n) {
     const std::int64_t begin = std::max<std::int64_t>(0, std::ssize(ids) - T);  // the window slides
     const auto logits = engine.next(std::span(ids).subspan(static_cast<std::size_t>(begin)));

@@ -203,7 +203,7 @@ Job make_job(Settings settings,
   if (!config.model.init_from.empty() && !resumed) {
     start = open_model(config.model.init_from,
                        tokenizer_given ? NeedTokenizer::no : NeedTokenizer::yes);
-    job.init = start->load;
+    job.init = start->weights;
   }
   // Weights mean nothing without the tokenizer they were trained with, so theirs is the default.
   auto tokenizer = resumed                     ? data::load_tokenizer(checkpoint)

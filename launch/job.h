@@ -23,8 +23,7 @@ struct Job {
   Settings settings;
   JobData data;
   Computation computation;
-  /// Streams the initial weights; empty: random ones.
-  std::function<void(const models::ParamSink&)> init;
+  models::ParamSource init;  // of the initial weights; empty: random ones
 };
 
 /// Whether a job needs text: a plan of a preset does not.

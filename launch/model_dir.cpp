@@ -10,28 +10,6 @@
 #include "launch/stored_weights.h"
 
 namespace strata::launch {
-namespace {
-
-constexpr std::int64_t kPiece = 1 << 20;  // elements read at a time
-
-void load_checkpoint(const checkpoint::Reader& reader,
-                     const models::ModelConfig& config,
-                     const models::ParamSink& sink) {
-  std::vector<float> values;
-  for (const auto& block : models::build_blocks(config)) {
-    for (const ParamSpec& spec : block->spec().params) {
-      const std::int64_t numel = spec.info.shape.numel();
-      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
-        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
-        read_stored_weights(reader, spec.info.name, begin, values);
-        sink(spec, begin, values);
-      }
-    }
-  }
-}
-
-}  // namespace
-
 std::filesystem::path find_checkpoint(const std::filesystem::path& directory,
                                       checkpoint::Check check) {
   if (exists(directory / "MANIFEST.pb")) {
@@ -63,16 +41,13 @@ ModelDir open_model(const std::filesystem::path& directory, NeedTokenizer need) 
   if (!model.path.empty()) {
     const auto reader = std::make_shared<checkpoint::Reader>(model.path);
     model.config = models::read_config(model.path);
-    model.load = [reader, config = model.config](const models::ParamSink& sink) {
-      load_checkpoint(*reader, config, sink);
+    model.weights = [reader](const ParamSpec& spec, std::int64_t begin, std::span<float> values) {
+      read_stored_weights(*reader, spec.info.name, begin, values);
     };
   } else if (exists(directory / "config.json")) {
     model.path = directory;
     model.config = models::read_config(directory);
-    models::check_weights(directory, model.config);
-    model.load = [directory, config = model.config](const models::ParamSink& sink) {
-      models::read_weights(directory, config, sink);
-    };
+    model.weights = models::weights_source(directory, model.config);
   } else {
     throw Error(Errc::format,
                 fmt::format("model: {} holds neither config.json nor a complete checkpoint; give a "

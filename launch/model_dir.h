@@ -18,8 +18,7 @@ struct ModelDir {
   std::filesystem::path path;  // of what was opened: a run's newest checkpoint
   models::ModelConfig config;
   std::unique_ptr<data::Tokenizer> tokenizer;
-  /// Streams every parameter through the sink.
-  std::function<void(const models::ParamSink&)> load;
+  models::ParamSource weights;
 };
 enum class NeedTokenizer : std::uint8_t { yes, no };
 /// Throws format, naming what the directory lacks, and data when a needed tokenizer is missing.

@@ -41,14 +41,7 @@ ModelState::ModelState(PackStore& store,
       places_(std::move(places)),
       format_(format),
       dtype_(dtype),
-      sharded_(sharded) {
-  for (int block = 0; block < static_cast<int>(specs_.size()); ++block) {
-    const Lease weights = store_.acquire({PackClass::weights, block});
-    const Lease state = store_.acquire({PackClass::state, block});
-    updater_.init_state(block, weights.bytes(), state.bytes());
-  }
-  begin_turns();
-}
+      sharded_(sharded) {}
 
 void ModelState::begin_turns() {
   for (const int block : updater_.in_turn()) {
@@ -58,48 +51,77 @@ void ModelState::begin_turns() {
   }
 }
 
-void ModelState::start(std::uint64_t seed,
-                       const std::function<void(const models::ParamSink&)>& load) {
-  const models::ParamSink sink = [&](const ParamSpec& spec,
-                                     std::int64_t begin,
-                                     std::span<const float> values) { write(spec, begin, values); };
-  if (load) {
-    return load(sink);
+void ModelState::start_from(std::uint64_t seed, models::ParamSource weights) {
+  seed_ = seed;
+  weights_ = std::move(weights);
+  reader_ = nullptr;
+}
+
+void ModelState::restore_from(const checkpoint::Reader& reader, bool new_turns) {
+  reader_ = &reader;
+  new_turns_ = new_turns;
+}
+
+ModelState::Packs ModelState::packs_of(int block, const Held& held) const {
+  const PackKey turn_state{PackClass::turn_state, block};
+  return {.weights = held[{PackClass::weights, block}],
+          .state = held[{PackClass::state, block}],
+          .turn_state = held.contains(turn_state) ? held[turn_state] : std::span<std::byte>()};
+}
+
+void ModelState::load(const Instruction& instruction, const Held& held) {
+  const int block = instruction.block;
+  const Packs packs = packs_of(block, held);
+  std::ranges::fill(packs.weights, std::byte{0});  // what lies between tensors is stored too
+  updater_.init_state(block, packs.weights, packs.state);
+  if (!packs.turn_state.empty()) {
+    updater_.init_turn(block, packs.weights, packs.turn_state);
   }
-  for_each_piece(specs_, [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
-    models::init_param(spec, seed, begin, piece);
-    sink(spec, begin, piece);
-  });
+  reader_ == nullptr ? start(block, packs) : restore(block, packs);
+}
+
+void ModelState::start(int block, const Packs& packs) const {
+  for_each_piece(specs_[static_cast<std::size_t>(block)],
+                 [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
+                   weights_ ? weights_(spec, begin, piece)
+                            : models::init_param(spec, seed_, begin, piece);
+                   write(spec, begin, piece, packs);
+                 });
 }
 
 /// State by the entries; working weights whole, since a rank has the precise ones of its shards
 /// only.
-void ModelState::restore(const checkpoint::Reader& reader, bool new_turns) {
-  for (const StateEntry& entry : entries()) {
-    if (new_turns && entry.pack.cls == PackClass::turn_state) {
+void ModelState::restore(int block, const Packs& packs) const {
+  for (const StateEntry& entry : updater_.block(block).entries) {
+    const bool of_turn = entry.pack.cls == PackClass::turn_state;
+    if (new_turns_ && of_turn) {
       continue;
     }
-    const Lease lease = store_.acquire(entry.pack);
-    reader.read(entry.tensor,
-                entry.state,
-                entry.first_value,
-                lease.bytes().subspan(static_cast<std::size_t>(entry.offset),
-                                      static_cast<std::size_t>(entry.size_bytes())));
+    const std::span<std::byte> pack = of_turn ? packs.turn_state
+                                      : entry.pack.cls == PackClass::state ? packs.state
+                                                                           : packs.weights;
+    reader_->read(entry.tensor,
+                  entry.state,
+                  entry.first_value,
+                  pack.subspan(static_cast<std::size_t>(entry.offset),
+                               static_cast<std::size_t>(entry.size_bytes())));
   }
   if (format_ != WeightFormat::f32 || sharded_) {  // else that was all of them
-    for_each_piece(specs_, [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
-      read_stored_weights(reader, spec.info.name, begin, piece);
-      write_weights(store_, places_.at(spec.info.name), dtype_, begin, piece);
-    });
+    for_each_piece(specs_[static_cast<std::size_t>(block)],
+                   [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
+                     read_stored_weights(*reader_, spec.info.name, begin, piece);
+                     write_weights(
+                         packs.weights, places_.at(spec.info.name), dtype_, begin, piece);
+                   });
   }
-  if (new_turns) {
-    begin_turns();
+  if (new_turns_ && !packs.turn_state.empty()) {
+    updater_.init_turn(block, packs.weights, packs.turn_state);
   }
 }
 
 void ModelState::balance_factors() {
   const Lease workspace = store_.acquire({PackClass::workspace});
-  const std::vector<int> frozen = updater_.frozen();
+  const std::vector<int> frozen = updater_.frozen(), in_turn = updater_.in_turn();
   for (int block = 0; block < static_cast<int>(specs_.size()); ++block) {
     if (std::ranges::binary_search(frozen, block)) {
       continue;
@@ -110,17 +132,24 @@ void ModelState::balance_factors() {
       const auto read = [&](int param) {
         const ParamInfo& info = spec.params[static_cast<std::size_t>(param)].info;
         const Tensor values = scratch.tensor(DType::f32, info.shape);
-        read_weights(store_, places_.at(info.name), dtype_, values);
+        const Lease pack = store_.acquire({PackClass::weights, block});
+        read_weights(pack.bytes(), places_.at(info.name), dtype_, values);
         return values;
       };
       const Tensor left = read(pair.left), right = read(pair.right);
       const std::int64_t room =
           balance_factors_workspace_bytes(left.shape()[0], right.shape()[1], right.shape()[0]);
       strata::balance_factors(left, right, scratch.bytes(room), compute_stream(DeviceKind::cpu));
+      const Lease weights = store_.acquire({PackClass::weights, block});
+      const Lease state = store_.acquire({PackClass::state, block});
+      const Lease turn_state = std::ranges::binary_search(in_turn, block)
+                                   ? store_.acquire({PackClass::turn_state, block})
+                                   : Lease();
+      const Packs packs{weights.bytes(), state.bytes(), turn_state.bytes()};
       for (const auto& [param, values] : {std::pair{pair.left, left}, {pair.right, right}}) {
         const ParamSpec& of = spec.params[static_cast<std::size_t>(param)];
-        write(of, 0, {values.data<float>(), static_cast<std::size_t>(values.numel())});
-        updater_.forget(block, of.info.id, store_.acquire({PackClass::state, block}).bytes());
+        write(of, 0, {values.data<float>(), static_cast<std::size_t>(values.numel())}, packs);
+        updater_.forget(block, of.info.id, packs.state);
       }
     }
   }
@@ -137,24 +166,21 @@ StateDict ModelState::entries() const {
 
 /// What is owned in its format, and the working copy of all of it: a rank computes with the
 /// weights that their owners keep.
-void ModelState::write(const ParamSpec& spec, std::int64_t begin, std::span<const float> values) {
+void ModelState::write(const ParamSpec& spec,
+                       std::int64_t begin,
+                       std::span<const float> values,
+                       const Packs& packs) const {
   const WeightPlace& place = places_.at(spec.info.name);
   const WeightFormat format = optim::format_of(format_, spec.info, dtype_);
   if (format == WeightFormat::int8) {
     std::vector<float> kept(values.begin(), values.end());
     optim::round_to_int8(kept);
-    write_weights(store_, place, dtype_, begin, kept);
+    write_weights(packs.weights, place, dtype_, begin, kept);
   } else {
-    write_weights(store_, place, dtype_, begin, values);
+    write_weights(packs.weights, place, dtype_, begin, values);
   }
-  const Lease weights = store_.acquire({PackClass::weights, place.block});
-  const Lease state = store_.acquire({PackClass::state, place.block});
-  const std::vector<int> in_turn = updater_.in_turn();
-  const Lease turn_state = std::ranges::binary_search(in_turn, place.block)
-                               ? store_.acquire({PackClass::turn_state, place.block})
-                               : Lease();
   updater_.start_weights(
-      place.block, spec.info.id, begin, values, weights.bytes(), state.bytes(), turn_state.bytes());
+      place.block, spec.info.id, begin, values, packs.weights, packs.state, packs.turn_state);
 }
 
 }  // namespace strata::launch

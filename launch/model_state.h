@@ -5,6 +5,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint.h"
+#include "core/executor.h"
 #include "core/pack.h"
 #include "core/state_dict.h"
 #include "launch/weights.h"
@@ -18,10 +19,10 @@ namespace strata::launch {
 std::int64_t balance_factors_bytes(std::span<const BlockSpec> specs);
 
 /// The weights and state packs of one rank: how they begin and how they come back.
-class ModelState {
+class ModelState final : public Loader {
  public:
-  /// Makes fresh state; the packs are resident in `store`. Everything passed by reference outlives
-  /// it. `sharded`: this rank has the state of its shards alone.
+  /// Everything passed by reference outlives it. `sharded`: this rank has the state of its shards
+  /// alone.
   ModelState(PackStore& store,
              const optim::OptimizerUpdater& updater,
              std::span<const BlockSpec> specs,
@@ -29,11 +30,13 @@ class ModelState {
              WeightFormat format,
              DType dtype,
              bool sharded);
-  /// Weights from `load` (streams every parameter) or, if empty, from (seed, tensor, element).
-  void start(std::uint64_t seed, const std::function<void(const models::ParamSink&)>& load);
-  /// `new_turns`: the state of turns begins anew, whatever is stored.
-  void restore(const checkpoint::Reader& reader, bool new_turns);
-  /// Fresh state of what has a turn now; its packs are resident.
+  /// What `load` brings from now on: fresh state, and weights from `weights` or, if empty, from
+  /// (seed, tensor, element).
+  void start_from(std::uint64_t seed, models::ParamSource weights);
+  /// Or what is stored. `new_turns`: the state of turns begins anew all the same.
+  void restore_from(const checkpoint::Reader& reader, bool new_turns);
+  void load(const Instruction& instruction, const Held& packs) override;
+  /// Fresh state of what has a turn now; its packs and the weights are resident.
   void begin_turns();
   /// The factors of every matrix that has some share its singular values, from the weights that are
   /// computed with, and their moments start anew. Uses the workspace that blocks share.
@@ -42,7 +45,17 @@ class ModelState {
   StateDict entries() const;
 
  private:
-  void write(const ParamSpec& spec, std::int64_t begin, std::span<const float> values);
+  /// The packs of a block while it is filled.
+  struct Packs {
+    std::span<std::byte> weights, state, turn_state;
+  };
+  Packs packs_of(int block, const Held& held) const;
+  void start(int block, const Packs& packs) const;
+  void restore(int block, const Packs& packs) const;
+  void write(const ParamSpec& spec,
+             std::int64_t begin,
+             std::span<const float> values,
+             const Packs& packs) const;
 
   PackStore& store_;
   const optim::OptimizerUpdater& updater_;
@@ -51,6 +64,10 @@ class ModelState {
   WeightFormat format_;
   DType dtype_;
   bool sharded_;
+  std::uint64_t seed_ = 0;
+  models::ParamSource weights_;
+  const checkpoint::Reader* reader_ = nullptr;
+  bool new_turns_ = false;
 };
 
 }  // namespace strata::launch

@@ -107,9 +107,10 @@ class Search {
   std::optional<Planned> plan_with(const std::string& key, const std::string& value) const {
     try {
       const Settings settings = changed(job_, key, value);
-      return plan_activations(
+      return plan_memory(
           computation_of(settings, job_.computation.model, job_.data, job_.computation.place),
-          settings.config().memory);
+          settings.config().memory,
+          settings.config().io);
     } catch (const Error& error) {
       if (error.code() == Errc::config) {
         return std::nullopt;
@@ -126,7 +127,8 @@ class Search {
 }  // namespace
 
 Planned plan_job(const Job& job) {
-  return plan_activations(job.computation, job.settings.config().memory);
+  return plan_memory(
+      job.computation, job.settings.config().memory, job.settings.config().io);
 }
 
 std::vector<Remedy> remedies(const Job& job, const Planned& planned) {

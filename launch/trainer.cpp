@@ -137,7 +137,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
 void Trainer::make_writer() {
   const checkpoint::WriterConfig config{.root = dir_ / "ckpt",
                                         .keep_last = static_cast<int>(config_.checkpoint.keep_last),
-                                        .queue = {.engine = config_.io_engine}};
+                                        .queue = {.engine = config_.io.engine}};
   writer_ = std::make_unique<checkpoint::Writer>(config, engine_.state_dict(), ranks_);
   written_period_ = engine_.period();
 }

@@ -76,7 +76,7 @@ UpdateBench::UpdateBench(std::shared_ptr<optim::Optimizer> method,
                             offload::bytes_text(needed),
                             offload::bytes_text(free)));
   }
-  store_ = std::make_unique<offload::ResidentStore>(placed, needed, ledger_);
+  store_ = std::make_unique<offload::TieredStore>(placed, offload::Budgets{{kDevice, needed}}, ledger_);
   for (const auto& [key, size] : placed.sizes) {
     store_->create(key);
     packs_.add(store_->acquire(key));
@@ -103,7 +103,7 @@ offload::Plan UpdateBench::plan() const {
                 {kWorkspace, updater_.workspace_bytes()}};
   std::int64_t end = 0;
   for (const auto& [key, size] : plan.sizes) {
-    plan.offset[key] = end;
+    plan.offset[{key}] = end;
     end += (size + 4095) / 4096 * 4096;
   }
   plan.tiers[kDevice].arena_bytes = end;

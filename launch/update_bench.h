@@ -6,7 +6,7 @@
 
 #include "core/executor.h"
 #include "launch/bench.h"
-#include "offload/resident_store.h"
+#include "offload/tiered_store.h"
 #include "optim/updater.h"
 
 namespace strata::launch {
@@ -29,7 +29,7 @@ class UpdateBench {
   optim::OptimizerUpdater updater_;
   std::int64_t bytes_;
   Ledger ledger_;
-  std::unique_ptr<offload::ResidentStore> store_;
+  std::unique_ptr<offload::TieredStore> store_;
   Held packs_;
   StepScalars scalars_;
 };

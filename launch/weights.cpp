@@ -22,13 +22,12 @@ WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
   return places;
 }
 
-void write_weights(PackStore& store,
+void write_weights(std::span<std::byte> pack,
                    const WeightPlace& place,
                    DType dtype,
                    std::int64_t begin,
                    std::span<const float> values) {
-  const Lease lease = store.acquire({PackClass::weights, place.block});
-  std::byte* to = lease.bytes().data() + place.offset + begin * size_bytes(dtype);
+  std::byte* to = pack.data() + place.offset + begin * size_bytes(dtype);
   if (dtype == DType::f32) {
     std::copy(values.begin(), values.end(), reinterpret_cast<float*>(to));
   } else {
@@ -36,9 +35,11 @@ void write_weights(PackStore& store,
   }
 }
 
-void read_weights(PackStore& store, const WeightPlace& place, DType dtype, const Tensor& to) {
-  const Lease lease = store.acquire({PackClass::weights, place.block});
-  const std::byte* const from = lease.bytes().data() + place.offset;
+void read_weights(std::span<const std::byte> pack,
+                  const WeightPlace& place,
+                  DType dtype,
+                  const Tensor& to) {
+  const std::byte* const from = pack.data() + place.offset;
   float* const values = to.data<float>();
   if (dtype == DType::f32) {
     const auto* const precise = reinterpret_cast<const float*>(from);
@@ -50,17 +51,15 @@ void read_weights(PackStore& store, const WeightPlace& place, DType dtype, const
 }
 
 void for_each_piece(
-    std::span<const BlockSpec> specs,
+    const BlockSpec& spec,
     const std::function<void(const ParamSpec&, std::int64_t begin, std::span<float>)>& body) {
   constexpr std::int64_t kPiece = 1 << 20;
   std::vector<float> values;
-  for (const BlockSpec& spec : specs) {
-    for (const ParamSpec& param : spec.params) {
-      const std::int64_t numel = param.info.shape.numel();
-      for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
-        values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
-        body(param, begin, values);
-      }
+  for (const ParamSpec& param : spec.params) {
+    const std::int64_t numel = param.info.shape.numel();
+    for (std::int64_t begin = 0; begin < numel; begin += kPiece) {
+      values.resize(static_cast<std::size_t>(std::min(kPiece, numel - begin)));
+      body(param, begin, values);
     }
   }
 }

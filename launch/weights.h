@@ -23,18 +23,19 @@ WeightPlaces weight_places(std::span<const std::unique_ptr<Block>> blocks,
 
 /// Elements [begin, begin + values.size()) of a parameter into its weights pack, rounded to
 /// `dtype`.
-void write_weights(PackStore& store,
+void write_weights(std::span<std::byte> pack,
                    const WeightPlace& place,
                    DType dtype,
                    std::int64_t begin,
                    std::span<const float> values);
 
 /// The whole of a parameter as f32.
-void read_weights(PackStore& store, const WeightPlace& place, DType dtype, const Tensor& to);
+void read_weights(std::span<const std::byte> pack, const WeightPlace& place, DType dtype, const Tensor& to);
 
-/// Calls `body` for every parameter in turn, piece by piece, with room for the piece's values.
+/// Calls `body` for every parameter of a block in turn, piece by piece, with room for the piece's
+/// values.
 void for_each_piece(
-    std::span<const BlockSpec> specs,
+    const BlockSpec& spec,
     const std::function<void(const ParamSpec&, std::int64_t begin, std::span<float>)>& body);
 
 /// A hash of bytes that goes on from an earlier one.

@@ -24,6 +24,9 @@ void read_weights(const std::filesystem::path& directory,
                   const ModelConfig& config,
                   const ParamSink& sink);
 
+/// The same, in whatever order the values are asked for: checks everything now, reads later.
+ParamSource weights_source(const std::filesystem::path& directory, const ModelConfig& config);
+
 /// Everything that read_weights checks before the first value moves: files, headers, names, shapes,
 /// dtypes. Reads no value.
 void check_weights(const std::filesystem::path& directory, const ModelConfig& config);

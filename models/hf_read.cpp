@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::int64_t kPieceElements = 1 << 20;
+constexpr std::size_t kPieceElements = 1 << 20;
 
 [[noreturn]] void fail(const fs::path& path, std::string_view what) {
   throw Error(
@@ -178,18 +178,28 @@ void widen(std::span<float> to, std::span<const std::byte> from, std::string_vie
   }
 }
 
-void stream(const Found& found, const ParamSpec& param, const ParamSink& sink) {
+/// Elements [begin, begin + values.size()) of a tensor.
+void read_values(const Found& found, std::int64_t begin, std::span<float> values) {
   const std::int64_t width = found.entry->dtype == "F32" ? 4 : 2;
-  const std::int64_t numel = param.info.shape.numel();
-  const auto piece = static_cast<std::size_t>(std::min(kPieceElements, numel));
-  std::vector<std::byte> raw(piece * static_cast<std::size_t>(width));
-  std::vector<float> values(piece);
-  for (std::int64_t begin = 0; begin < numel; begin += kPieceElements) {
-    const auto n = static_cast<std::size_t>(std::min(kPieceElements, numel - begin));
+  std::vector<std::byte> raw(std::min(values.size(), kPieceElements) *
+                             static_cast<std::size_t>(width));
+  while (!values.empty()) {
+    const std::size_t n = std::min(values.size(), kPieceElements);
     const std::span<std::byte> bytes = std::span(raw).first(n * static_cast<std::size_t>(width));
     found.reader->read(*found.entry, begin * width, bytes);
-    widen(std::span(values).first(n), bytes, found.entry->dtype);
-    sink(param, begin, std::span<const float>(values).first(n));
+    widen(values.first(n), bytes, found.entry->dtype);
+    begin += static_cast<std::int64_t>(n);
+    values = values.subspan(n);
+  }
+}
+
+void stream(const Found& found, const ParamSpec& param, const ParamSink& sink) {
+  const auto numel = static_cast<std::size_t>(param.info.shape.numel());
+  std::vector<float> values(std::min(kPieceElements, numel));
+  for (std::size_t begin = 0; begin < numel; begin += kPieceElements) {
+    const std::span<float> piece = std::span(values).first(std::min(kPieceElements, numel - begin));
+    read_values(found, static_cast<std::int64_t>(begin), piece);
+    sink(param, static_cast<std::int64_t>(begin), piece);
   }
 }
 
@@ -232,6 +242,13 @@ Weights open_weights(const fs::path& directory, const ModelConfig& config) {
 
 void check_weights(const fs::path& directory, const ModelConfig& config) {
   open_weights(directory, config);
+}
+
+ParamSource weights_source(const fs::path& directory, const ModelConfig& config) {
+  const auto weights = std::make_shared<const Weights>(open_weights(directory, config));
+  return [weights](const ParamSpec& param, std::int64_t begin, std::span<float> values) {
+    read_values(weights->found.at(param.info.name), begin, values);
+  };
 }
 
 void read_weights(const fs::path& directory, const ModelConfig& config, const ParamSink& sink) {

@@ -10,12 +10,12 @@
 namespace strata::offload {
 namespace {
 
-constexpr Tier kDevice{TierKind::device, 0};
 constexpr std::int64_t kPageBytes = 4096;
 
 Phase phase_of(const Program& program, const Instruction& i, Phase before) {
   switch (program.kind) {
     case ProgramKind::snapshot:
+    case ProgramKind::load:
       return Phase::snapshot;
     case ProgramKind::evaluate:
     case ProgramKind::inference:
@@ -45,16 +45,26 @@ Phase phase_of(const Program& program, const Instruction& i, Phase before) {
   }
 }
 
-/// When each pack's bytes matter, over all programs one after the other and all outcomes of
+/// Bytes with one address: a pack's own place in a tier, or what one move of a program brings.
+struct Slot {
+  Replica replica;
+  int program = -1, by = -1;  // -1: the pack's own
+  friend auto operator<=>(const Slot&, const Slot&) = default;
+};
+
+/// When the bytes of each slot matter, over all programs one after the other and all outcomes of
 /// `decide`.
 class Timeline {
  public:
-  void add(const Program& program) {
+  void add(const Program& program, int index) {
     for (const PackKey key : program.residents) {
-      residents_.insert(key);
+      lasting_.insert({key});
     }
+    lasting_.insert(program.homes.begin(), program.homes.end());
     for (const Outcome outcome : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
-      follow(program, outcome);
+      for (const Holding& h : holdings(program, outcome)) {
+        note({h.replica, h.by < 0 ? -1 : index, h.by}, {now_ + h.begin, now_ + h.end});
+      }
     }
     now_ += static_cast<std::int64_t>(program.step.size());
     Phase phase = Phase::forward;
@@ -64,42 +74,19 @@ class Timeline {
     }
   }
 
-  std::map<PackKey, std::vector<Interval>> finish() {
-    for (const PackKey key : residents_) {
-      live_[key] = {{0, now_}};
+  std::map<Slot, std::vector<Interval>> finish() {
+    for (const Replica& replica : lasting_) {
+      live_[{replica}] = {{0, now_}};
     }
     return std::move(live_);
   }
   std::int64_t events() const { return now_; }
-  bool is_resident(PackKey key) const { return residents_.contains(key); }
+  bool lasts(const Slot& slot) const { return slot.by < 0 && lasting_.contains(slot.replica); }
   const std::vector<Phase>& phases() const { return phases_; }  // by event
 
  private:
-  void follow(const Program& program, Outcome outcome) {
-    std::map<PackKey, std::int64_t> since;
-    bool decided = false;
-    for (std::size_t k = 0; k < program.step.size(); ++k) {
-      const Instruction& i = program.step[k];
-      if (decided && !runs(i.when, outcome)) {
-        continue;
-      }
-      const Effects e = effects(program, i, decided);
-      const std::int64_t at = now_ + static_cast<std::int64_t>(k);
-      for (const PackKey key : e.creates) {
-        since[key] = at;
-      }
-      for (const PackKey key : e.ends) {
-        if (const auto it = since.find(key); it != since.end()) {
-          note(key, {it->second, at + 1});
-          since.erase(it);
-        }
-      }
-      decided = decided || i.op == Op::decide;
-    }
-  }
-
-  void note(PackKey key, Interval interval) {
-    auto& intervals = live_[key];
+  void note(const Slot& slot, Interval interval) {
+    auto& intervals = live_[slot];
     const bool known = std::any_of(intervals.begin(), intervals.end(), [&](const Interval& other) {
       return other.begin == interval.begin && other.end == interval.end;
     });
@@ -108,8 +95,8 @@ class Timeline {
     }
   }
 
-  std::set<PackKey> residents_;
-  std::map<PackKey, std::vector<Interval>> live_;
+  std::set<Replica> lasting_;
+  std::map<Slot, std::vector<Interval>> live_;
   std::vector<Phase> phases_;
   std::int64_t now_ = 0;
 };
@@ -169,48 +156,107 @@ std::string_view to_string(Phase phase) {
   return kNames[static_cast<std::size_t>(phase)];
 }
 
-Plan make_plan(std::span<const Program> programs, const PackSizes& sizes) {
-  Timeline timeline;
-  for (const Program& program : programs) {
-    timeline.add(program);
+namespace {
+
+std::int64_t pages(std::int64_t size_bytes) {
+  return (size_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
+
+using Live = std::map<Slot, std::vector<Interval>>;
+
+/// Peaks of one tier, by label and phase. A replica counts once, whoever brought it.
+TierPlan count_bytes(const Live& live, Tier tier, const PackSizes& sizes, const Timeline& timeline) {
+  std::map<PackKey, std::vector<Interval>> of_tier;
+  for (const auto& [slot, intervals] : live) {
+    if (slot.replica.tier == tier) {
+      auto& all = of_tier[slot.replica.key];
+      all.insert(all.end(), intervals.begin(), intervals.end());
+    }
   }
-  const std::int64_t events = timeline.events();
-  const auto live = timeline.finish();
-  Plan plan;
-  std::vector<Lifetime> lifetimes;
-  std::int64_t resident_bytes = 0;
-  Profile total(events);
+  Profile total(timeline.events());
   std::map<std::string, Profile> labels;
-  for (const auto& [key, intervals] : live) {
+  for (const auto& [key, intervals] : of_tier) {
+    total.add(intervals, sizes.at(key));
+    labels.try_emplace(std::string(to_string(key.cls)), timeline.events())
+        .first->second.add(intervals, sizes.at(key));
+  }
+  TierPlan plan;
+  plan.peak_bytes = total.peak();
+  for (const auto& [label, profile] : labels) {
+    plan.labels[label] = profile.peak();
+  }
+  plan.phases = phase_peaks(timeline.phases(), total, labels);
+  return plan;
+}
+
+/// Offsets of one tier: what lasts, then what comes and goes.
+class TierPlacement {
+ public:
+  TierPlacement(Tier tier, const Live& live, const PackSizes& sizes, const Timeline& timeline) {
+    std::vector<Lifetime> lifetimes;
+    std::vector<Slot> shared;
+    for (const auto& [slot, intervals] : live) {
+      if (slot.replica.tier != tier) {
+        continue;
+      }
+      const std::int64_t size = sizes.at(slot.replica.key);
+      if (tier.kind == TierKind::nvme || timeline.lasts(slot)) {
+        offset_[slot] = bytes_;
+        bytes_ += pages(size);
+      } else {
+        lifetimes.push_back({size, intervals});
+        shared.push_back(slot);
+      }
+    }
+    const Offsets offsets = assign_offsets(lifetimes, kPageBytes);
+    for (std::size_t k = 0; k < shared.size(); ++k) {
+      offset_[shared[k]] = bytes_ + offsets.at[k];
+    }
+    bytes_ += offsets.total_bytes;
+  }
+  const std::map<Slot, std::int64_t>& offsets() const { return offset_; }
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  std::map<Slot, std::int64_t> offset_;
+  std::int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+Plan make_plan(std::span<Program* const> programs, const PackSizes& sizes) {
+  Timeline timeline;
+  for (std::size_t k = 0; k < programs.size(); ++k) {
+    timeline.add(*programs[k], static_cast<int>(k));
+  }
+  const Live live = timeline.finish();
+  Plan plan;
+  std::set<Tier> tiers{Tier()};
+  for (const auto& [slot, intervals] : live) {
+    const PackKey key = slot.replica.key;
     const auto size = sizes.find(key);
     if (size == sizes.end()) {
       throw Error(Errc::internal, "planner: nobody declared the size of " + to_string(key));
     }
     plan.sizes[key] = size->second;
-    if (timeline.is_resident(key)) {
-      plan.offset[key] = resident_bytes;
-      resident_bytes += (size->second + kPageBytes - 1) / kPageBytes * kPageBytes;
-    } else {
-      lifetimes.push_back({size->second, intervals});
+    tiers.insert(slot.replica.tier);
+  }
+  for (const Tier tier : tiers) {
+    const TierPlacement placement(tier, live, sizes, timeline);
+    for (const auto& [slot, offset] : placement.offsets()) {
+      if (slot.by < 0) {
+        plan.offset[slot.replica] = offset;
+      } else {
+        plan.offset.try_emplace(slot.replica, -1);
+        programs[static_cast<std::size_t>(slot.program)]
+            ->step[static_cast<std::size_t>(slot.by)]
+            .offset = offset;
+      }
     }
-    total.add(intervals, size->second);
-    labels.try_emplace(std::string(to_string(key.cls)), events)
-        .first->second.add(intervals, size->second);
+    TierPlan& planned = plan.tiers[tier];
+    planned = count_bytes(live, tier, sizes, timeline);
+    planned.arena_bytes = placement.bytes();
   }
-  const Offsets offsets = assign_offsets(lifetimes, kPageBytes);
-  std::size_t index = 0;
-  for (const auto& [key, intervals] : live) {
-    if (!timeline.is_resident(key)) {
-      plan.offset[key] = resident_bytes + offsets.at[index++];
-    }
-  }
-  TierPlan& device = plan.tiers[kDevice];
-  device.peak_bytes = total.peak();
-  device.arena_bytes = resident_bytes + offsets.total_bytes;
-  for (const auto& [label, profile] : labels) {
-    device.labels[label] = profile.peak();
-  }
-  device.phases = phase_peaks(timeline.phases(), total, labels);
   return plan;
 }
 

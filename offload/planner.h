@@ -34,15 +34,18 @@ struct TierPlan {
 
 /// Programs with a place for every pack: static offsets in one arena per tier, predicted bytes.
 struct Plan {
-  std::map<PackKey, std::int64_t> offset;  // in the device arena
+  /// In the tier's arena, of every replica that ever is: of what lasts and of what instructions
+  /// create. What moves alone bring has -1: it lies where the move says, Instruction::offset.
+  std::map<Replica, std::int64_t> offset;
   PackSizes sizes;
   std::map<Tier, TierPlan> tiers;
 };
 
-/// Places every pack of the programs (which run one after the other over the same residents). No
-/// budget is checked. Residents come first, in the order of their keys: those of two plans that
-/// begin alike lie alike.
-Plan make_plan(std::span<const Program> programs, const PackSizes& sizes);
+/// Places every pack of the programs (which run one after the other over the same residents and
+/// homes) and writes into their moves where the bytes go. No budget is checked. What lasts comes
+/// first, in the order of its keys: that of two plans that begin alike lies alike. In files nothing
+/// shares a place.
+Plan make_plan(std::span<Program* const> programs, const PackSizes& sizes);
 /// What both need, one at a time: the larger of each.
 void cover(std::map<Tier, TierPlan>& tiers, const std::map<Tier, TierPlan>& others);
 /// What does not fit: the tier, what it needs, what the budget is, how much is missing, the largest

@@ -17,15 +17,18 @@ namespace strata::tests {
 class VectorStore final : public PackStore {
  public:
   std::map<PackKey, std::vector<std::byte>> packs;
-  void create(PackKey key) override { packs[key]; }
-  void destroy(PackKey key) override { packs.erase(key); }
-  Lease acquire(PackKey key) override { return {*this, key, packs.at(key)}; }
-  void move(const Instruction&) override {}
-  void commit(int) override {}
-  void discard(int) override {}
+  void start(const Instruction&) override {}
+  void finish(const Instruction&) override {}
+  void commit(int, Tier) override {}
+  void discard(int, Tier) override {}
 
  private:
-  void release(PackKey) noexcept override {}
+  void create_replica(const Replica& replica) override { packs[replica.key]; }
+  void destroy_replica(const Replica& replica) override { packs.erase(replica.key); }
+  Lease lease(const Replica& replica, Access access) override {
+    return {*this, replica, access, packs.at(replica.key)};
+  }
+  void release(const Replica&, Access) noexcept override {}
 };
 
 /// One field of one tensor of the small model that the tests save.

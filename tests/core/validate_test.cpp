@@ -151,7 +151,7 @@ TEST(Validate, NamesWhatIsWrong) {
          p.step.insert(find(p, Op::forward, 1),
                        {.op = Op::restore, .block = 0, .micro_batch = 3, .cls = PackClass::saved});
        },
-       "not saved"},
+       "not there"},
   };
   for (const Broken& c : cases) {
     Program p = make_step(tied_shape(), Order::micro_batch_major, UpdateMode::after_norm);
@@ -209,10 +209,10 @@ TEST(Validate, HoldsTheBudgetAtEveryPoint) {
     }
   }
   // The loss block's activations live within its own instruction.
-  EXPECT_FALSE(validate({&major, 1}, Budget{&sizes, 300}));
-  EXPECT_TRUE(validate({&major, 1}, Budget{&sizes, 299}));
-  EXPECT_FALSE(validate({&layer, 1}, Budget{&sizes, 900}));
-  EXPECT_TRUE(validate({&layer, 1}, Budget{&sizes, 899}));
+  EXPECT_FALSE(validate({&major, 1}, Budget{&sizes, {{Tier(), 300}}}));
+  EXPECT_TRUE(validate({&major, 1}, Budget{&sizes, {{Tier(), 299}}}));
+  EXPECT_FALSE(validate({&layer, 1}, Budget{&sizes, {{Tier(), 900}}}));
+  EXPECT_TRUE(validate({&layer, 1}, Budget{&sizes, {{Tier(), 899}}}));
 }
 
 TEST(Program, PrintsOneNumberedInstructionALine) {

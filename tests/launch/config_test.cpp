@@ -126,7 +126,7 @@ codec.name = "bf16"
   EXPECT_EQ(c.run_dir, "out");
   EXPECT_EQ(c.trace_steps.first, 3);
   EXPECT_EQ(c.trace_steps.last, 8);
-  EXPECT_EQ(c.io_engine, io::QueueConfig::Engine::threads);
+  EXPECT_EQ(c.io.engine, io::QueueConfig::Engine::threads);
   EXPECT_EQ(c.memory.device, MemorySettings::Device::bytes);
   EXPECT_EQ(c.memory.device_bytes, std::int64_t{3} << 29);
   EXPECT_EQ(c.checkpoint.every, 7);

@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "core/schedule.h"
-#include "offload/resident_store.h"
 
 namespace strata::offload {
 namespace {
@@ -41,17 +40,22 @@ std::int64_t validated_peak(const Program& p, const PackSizes& s) {
   std::int64_t low = 0, high = 1 << 24;
   while (low < high) {
     const std::int64_t middle = (low + high) / 2;
-    validate({&p, 1}, Budget{&s, middle}) ? low = middle + 1 : high = middle;
+    validate({&p, 1}, Budget{&s, {{kDevice, middle}}}) ? low = middle + 1 : high = middle;
   }
   return low;
+}
+
+Plan plan_of(Program& program) {
+  Program* const programs[] = {&program};
+  return make_plan(programs, sizes());
 }
 
 TEST(Planner, PeakAgreesWithTheValidatorAndPlacesDoNotOverlap) {
   for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
     for (const UpdateMode mode : {UpdateMode::after_norm, UpdateMode::speculative}) {
-      const Program p = make_step(shape(), order, mode);
+      Program p = make_step(shape(), order, mode);
       const PackSizes s = sizes();
-      const Plan plan = make_plan({&p, 1}, s);
+      const Plan plan = plan_of(p);
       const TierPlan& device = plan.tiers.at(kDevice);
       EXPECT_EQ(device.peak_bytes, validated_peak(p, s));
       EXPECT_GE(device.arena_bytes, device.peak_bytes);
@@ -61,19 +65,18 @@ TEST(Planner, PeakAgreesWithTheValidatorAndPlacesDoNotOverlap) {
 }
 
 TEST(Planner, RecomputeSavesWhatItDrops) {
-  const Program keep = make_step(shape(), Order::micro_batch_major, UpdateMode::after_norm);
-  const Program redo =
-      make_step(shape({0, 1, 2}), Order::micro_batch_major, UpdateMode::after_norm);
-  const Plan a = make_plan({&keep, 1}, sizes()), b = make_plan({&redo, 1}, sizes());
+  Program keep = make_step(shape(), Order::micro_batch_major, UpdateMode::after_norm);
+  Program redo = make_step(shape({0, 1, 2}), Order::micro_batch_major, UpdateMode::after_norm);
+  const Plan a = plan_of(keep), b = plan_of(redo);
   EXPECT_EQ(a.tiers.at(kDevice).labels.at("saved"), 4 * 40960);  // three blocks and the loss
   EXPECT_EQ(b.tiers.at(kDevice).labels.at("saved"), 40960);
   EXPECT_LT(b.tiers.at(kDevice).arena_bytes, a.tiers.at(kDevice).arena_bytes);
 }
 
 TEST(Planner, PhasesAddUpAndTheFullestIsThePeak) {
-  const Program step = make_step(shape({0}), Order::micro_batch_major, UpdateMode::after_norm);
-  const Program evaluation = make_evaluation(shape());
-  const std::vector<Program> programs{step, make_snapshot(shape()), evaluation};
+  Program step = make_step(shape({0}), Order::micro_batch_major, UpdateMode::after_norm);
+  Program evaluation = make_evaluation(shape()), snapshot = make_snapshot(shape());
+  Program* const programs[] = {&step, &snapshot, &evaluation};
   const Plan plan = make_plan(programs, sizes());
   const TierPlan& device = plan.tiers.at(kDevice);
   std::int64_t fullest = 0;
@@ -97,8 +100,8 @@ TEST(Planner, PhasesAddUpAndTheFullestIsThePeak) {
 }
 
 TEST(Planner, RefusalNamesTierNeedAndBudget) {
-  const Program p = make_step(shape(), Order::layer_major, UpdateMode::after_norm);
-  const Plan plan = make_plan({&p, 1}, sizes());
+  Program p = make_step(shape(), Order::layer_major, UpdateMode::after_norm);
+  const Plan plan = plan_of(p);
   EXPECT_NO_THROW(require_fit(plan, {{kDevice, plan.tiers.at(kDevice).arena_bytes}}));
   try {
     require_fit(plan, {{kDevice, 100000}});
@@ -110,34 +113,6 @@ TEST(Planner, RefusalNamesTierNeedAndBudget) {
       EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
     }
   }
-}
-
-TEST(ResidentStore, LivesByThePlanAndCountsInTheLedger) {
-  const Program p = make_step(shape(), Order::micro_batch_major, UpdateMode::speculative);
-  const Plan plan = make_plan({&p, 1}, sizes());
-  Ledger ledger;
-  EXPECT_THROW(ResidentStore(plan, plan.tiers.at(kDevice).arena_bytes - 1, ledger), Error);
-  ResidentStore store(plan, plan.tiers.at(kDevice).arena_bytes, ledger);
-  const PackKey weights{PackClass::weights, 1}, next{PackClass::weights_next, 1};
-  const PackKey state{PackClass::state, 1}, state_next{PackClass::state_next, 1};
-  for (const PackKey k : {weights, next, state, state_next}) {
-    store.create(k);
-    store.acquire(k).bytes()[0] = std::byte{k.cls == next.cls ? std::uint8_t{7} : std::uint8_t{1}};
-  }
-  EXPECT_EQ(ledger.current(kDevice), 2 * 8192 + 2 * 16384);
-  EXPECT_THROW(store.create(weights), Error);
-  EXPECT_THROW(store.acquire({PackClass::grads, 1}), Error);
-  store.commit(1);
-  EXPECT_EQ(store.acquire(weights).bytes()[0], std::byte{7});
-  EXPECT_EQ(ledger.current(kDevice), 8192 + 16384);
-  {
-    const Lease held = store.acquire(weights);
-    EXPECT_THROW(store.destroy(weights), Error);
-  }
-  store.destroy(weights);
-  store.destroy(state);
-  EXPECT_EQ(ledger.current(kDevice), 0);
-  EXPECT_EQ(ledger.peak(kDevice), 2 * 8192 + 2 * 16384);
 }
 
 }  // namespace

@@ -39,30 +39,31 @@ PackSizes fake_sizes(int begin, int end, std::int64_t tokens) {
   return sizes;
 }
 
-void FakeStore::create(PackKey key) {
+void FakeStore::create_replica(const Replica& replica) {
+  const PackKey key = replica.key;
   STRATA_ASSERT(!packs_.contains(key) && sizes_.contains(key));
   packs_[key].assign(static_cast<std::size_t>(sizes_[key]), std::byte{0xff});
 }
 
-void FakeStore::destroy(PackKey key) {
-  STRATA_ASSERT(packs_.contains(key) && leases_[key] == 0);
-  packs_.erase(key);
+void FakeStore::destroy_replica(const Replica& replica) {
+  STRATA_ASSERT(packs_.contains(replica.key) && leases_[replica.key] == 0);
+  packs_.erase(replica.key);
 }
 
-Lease FakeStore::acquire(PackKey key) {
-  STRATA_ASSERT(packs_.contains(key));
-  ++leases_[key];
-  return {*this, key, packs_[key]};
+Lease FakeStore::lease(const Replica& replica, Access access) {
+  STRATA_ASSERT(packs_.contains(replica.key));
+  ++leases_[replica.key];
+  return {*this, replica, access, packs_[replica.key]};
 }
 
-void FakeStore::commit(int block) {
+void FakeStore::commit(int block, Tier) {
   for (const auto& [current, next] : {std::pair{weights, weights_next}, {state, state_next}}) {
     packs_[{current, block}].swap(packs_[{next, block}]);
     destroy({next, block});
   }
 }
 
-void FakeStore::discard(int block) {
+void FakeStore::discard(int block, Tier) {
   ++discards_;
   destroy({weights_next, block});
   destroy({state_next, block});

@@ -25,18 +25,19 @@ PackSizes fake_sizes(int begin, int end, std::int64_t tokens);
 class FakeStore final : public PackStore {
  public:
   explicit FakeStore(PackSizes sizes) : sizes_(std::move(sizes)) {}
-  void create(PackKey key) override;
-  void destroy(PackKey key) override;
-  Lease acquire(PackKey key) override;
-  void move(const Instruction&) override {}
-  void commit(int block) override;
-  void discard(int block) override;
+  void start(const Instruction&) override {}
+  void finish(const Instruction&) override {}
+  void commit(int block, Tier tier) override;
+  void discard(int block, Tier tier) override;
   std::span<float> floats(PackKey key);
   std::size_t live() const { return packs_.size(); }
   int discards() const { return discards_; }
 
  private:
-  void release(PackKey key) noexcept override { --leases_[key]; }
+  void create_replica(const Replica& replica) override;
+  void destroy_replica(const Replica& replica) override;
+  Lease lease(const Replica& replica, Access access) override;
+  void release(const Replica& replica, Access) noexcept override { --leases_[replica.key]; }
   PackSizes sizes_;
   std::map<PackKey, std::vector<std::byte>> packs_;
   std::map<PackKey, int> leases_;

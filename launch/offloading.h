@@ -1,0 +1,35 @@
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "launch/config.h"
+#include "launch/sharding.h"
+#include "offload/nvme_store.h"
+#include "offload/placement.h"
+#include "offload/profile.h"
+
+namespace strata::launch {
+
+/// Where the bytes of a computation are while nothing computes with them, and what moving and
+/// computing take there.
+struct Offloading {
+  offload::Tiers tiers;
+  offload::Budgets budgets;  // offload::kLeast: as little as it takes
+  offload::NvmeConfig nvme;  // of the budget's paths
+  offload::HardwareProfile rates;
+  bool measured = false;  // `rates`; else they are assumed
+};
+
+/// What the settings name besides the device: absent when that is nothing. Budgets are shared by
+/// the ranks of a machine. `device_bytes`: of the device, or kLeast. Throws config for paths that
+/// are no directories, texts that are no sizes and placements in tiers without a budget.
+std::optional<Offloading> offloading_of(const MemorySettings& memory,
+                                        const IoSettings& io,
+                                        std::int64_t device_bytes,
+                                        RankPlace place);
+
+/// The rates that `bench hardware` kept for this machine; absent: none are kept.
+std::optional<offload::HardwareProfile> kept_rates();
+
+}  // namespace strata::launch

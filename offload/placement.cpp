@@ -1,0 +1,95 @@
+#include "offload/placement.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace strata::offload {
+namespace {
+
+using Member = Tier Tiers::*;
+constexpr std::array<std::pair<std::string_view, Member>, 5> kKinds{{
+    {"weights", &Tiers::weights},
+    {"state", &Tiers::state},
+    {"grads", &Tiers::grads},
+    {"activations", &Tiers::activations},
+    {"update", &Tiers::update},
+}};
+
+std::optional<Tier> tier_from(std::string_view name) {
+  for (const TierKind kind : {TierKind::device, TierKind::host, TierKind::nvme}) {
+    if (const Tier tier{kind, 0}; name == to_string(tier)) {
+      return tier;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string to_string(const Tiers& tiers) {
+  std::string text;
+  for (const auto& [name, member] : kKinds) {
+    text += (text.empty() ? "" : ",") + std::string(name) + "=" + to_string(tiers.*member);
+  }
+  return text;
+}
+
+std::optional<Tiers> tiers_from(std::string_view text) {
+  Tiers tiers;
+  while (!text.empty()) {
+    const std::string_view one = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), one.size() + 1));
+    const std::size_t equals = one.find('=');
+    Member member = nullptr;
+    for (const auto& [name, of_kind] : kKinds) {
+      member = name == one.substr(0, equals) ? of_kind : member;
+    }
+    const auto tier =
+        equals == one.npos ? std::nullopt : tier_from(one.substr(equals + 1));
+    const bool computes = member == &Tiers::update;
+    if (member == nullptr || !tier || (computes && tier->kind == TierKind::nvme)) {
+      return std::nullopt;
+    }
+    tiers.*member = *tier;
+  }
+  return tiers;
+}
+
+Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
+  Placement placement;
+  const auto put = [](auto& into, const auto& key, Tier tier) {
+    if (tier != Tier()) {
+      into[key] = tier;
+    }
+  };
+  for (const auto& [key, size] : sizes) {
+    switch (key.cls) {
+      case PackClass::weights:
+        put(placement.homes, key, tiers.weights);
+        put(placement.update_in, key.block, tiers.update);
+        break;
+      case PackClass::state:
+        put(placement.homes, key, tiers.state);
+        break;
+      case PackClass::grads:
+      case PackClass::borrowed_grads:
+        put(placement.waits_in, key, tiers.grads);
+        break;
+      case PackClass::boundary:
+      case PackClass::boundary_grad:
+      case PackClass::saved:
+        put(placement.waits_in, key, tiers.activations);
+        break;
+      case PackClass::weights_next:
+      case PackClass::state_next:
+      case PackClass::workspace:
+      case PackClass::turn_state:
+      case PackClass::turn_state_next:
+        break;
+    }
+  }
+  return placement;
+}
+
+}  // namespace strata::offload

@@ -1,0 +1,26 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "offload/transfers.h"
+
+namespace strata::offload {
+
+/// Where each kind of bytes is while nothing computes with it, the same for all blocks.
+struct Tiers {
+  Tier weights = {}, state = {}, grads = {};
+  Tier activations = {};  // boundaries and what forward saves
+  Tier update = {};       // where updates run
+  friend bool operator==(const Tiers&, const Tiers&) = default;
+};
+/// "weights=nvme,state=nvme,grads=host,activations=device,update=host".
+std::string to_string(const Tiers& tiers);
+/// Of such a text, in any order; what it does not name is in the device. Absent: it is none.
+std::optional<Tiers> tiers_from(std::string_view text);
+
+/// Of the packs that have sizes.
+Placement placement_of(const Tiers& tiers, const PackSizes& sizes);
+
+}  // namespace strata::offload

@@ -1,0 +1,597 @@
+#include "offload/transfers.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "offload/stays.h"
+
+namespace strata::offload {
+namespace {
+
+/// Bytes alive in a tier while each instruction runs.
+class Room {
+ public:
+  Room(std::size_t count, std::int64_t budget) : bytes_(count, 0), budget_(budget) {}
+  void add(int begin, int end, std::int64_t size) {
+    for (int k = begin; k < end; ++k) {
+      bytes_[static_cast<std::size_t>(k)] += size;
+    }
+  }
+  bool fits(int at, std::int64_t size) const {
+    return bytes_[static_cast<std::size_t>(at)] + size <= budget_;
+  }
+  bool fits(int begin, int end, std::int64_t size) const {
+    for (int k = begin; k < end; ++k) {
+      if (!fits(k, size)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  /// Where it is fullest.
+  int fullest() const {
+    return static_cast<int>(std::max_element(bytes_.begin(), bytes_.end()) - bytes_.begin());
+  }
+  std::int64_t at(int index) const { return bytes_[static_cast<std::size_t>(index)]; }
+  std::int64_t budget() const { return budget_; }
+
+ private:
+  std::vector<std::int64_t> bytes_;
+  std::int64_t budget_;
+};
+
+/// A transfer, started before instruction `start` and waited for before `due`; both of the program
+/// without transfers.
+struct Transfer {
+  Instruction move;
+  std::int64_t size_bytes = 0;
+  int start = 0, due = 0;
+  int earliest = 0;  // of a transfer that brings bytes: its start
+  int latest = 0;    // of one that takes them away: when it is due
+  bool brings() const { return move.op == Op::fetch || move.op == Op::restore; }
+};
+
+class Planner {
+ public:
+  Planner(const Program& program,
+          const Placement& placement,
+          const PackSizes& sizes,
+          const Timing& timing,
+          const Budgets& budgets,
+          int spare)
+      : base_(program),
+        placement_(placement),
+        sizes_(sizes),
+        timing_(timing),
+        budgets_(budgets),
+        spare_(spare),
+        count_(static_cast<int>(program.step.size())),
+        table_(program, placement) {
+    decide_ = static_cast<int>(
+        std::find_if(program.step.begin(), program.step.end(), [](const Instruction& i) {
+          return i.op == Op::decide && i.block < 0;
+        }) - program.step.begin());
+  }
+
+  struct Draft {
+    Program program;
+    double seconds = 0;
+  };
+  std::map<Tier, std::int64_t> least() {
+    reserve_what_must_be_there();
+    std::map<Tier, std::int64_t> bytes;
+    for (const auto& [tier, r] : rooms_) {
+      bytes[tier] = r.at(r.fullest());
+    }
+    return bytes;
+  }
+  Draft run() {
+    reserve_what_must_be_there();
+    require_room();
+    join_stays();
+    make_transfers();
+    Program best = write();
+    double best_seconds = simulate(best, sizes_, timing_).seconds;
+    for (int round = 0; round < kRounds && !transfers_.empty(); ++round) {
+      spread(starts_of(round == 0 ? nullptr : &best));
+      Program next = write();
+      const double seconds = simulate(next, sizes_, timing_).seconds;
+      if (round > 0 && seconds >= best_seconds * 0.999) {
+        break;
+      }
+      if (seconds < best_seconds) {
+        best_seconds = seconds;
+        best = std::move(next);
+      }
+    }
+    return {std::move(best), best_seconds};
+  }
+
+ private:
+  static constexpr int kRounds = 4;
+  static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
+
+  std::int64_t size(PackKey key) const { return sizes_.at(key); }
+  Room* room(Tier tier) {
+    const auto at = rooms_.find(tier);
+    return at == rooms_.end() ? nullptr : &at->second;
+  }
+  void hold(Tier tier, int begin, int end, std::int64_t bytes) {
+    if (Room* const r = room(tier)) {
+      r->add(begin, end, bytes);
+    }
+  }
+  Tier between(PackKey key, std::size_t stay) const {
+    const auto& stays = table_.stays().at(key);
+    return table_.between(key, stays[stay], stays[std::min(stay + 1, stays.size() - 1)]);
+  }
+  bool lasts(PackKey key) const {
+    return placement_.homes.contains(key) ||
+           std::find(base_.residents.begin(), base_.residents.end(), key) !=
+               base_.residents.end();
+  }
+  Tier home(PackKey key) const {
+    const auto at = placement_.homes.find(key);
+    return at == placement_.homes.end() ? Tier() : at->second;
+  }
+
+  /// What leaves the device makes room for what comes into it; elsewhere both happen at once.
+  int left_by(Tier tier, int index) const {
+    return tier == Tier() ? index : std::min(index + 1, count_);
+  }
+  void reserve_what_must_be_there();
+  void require_room() const;
+  void join_stays();
+  void make_transfers();
+  void add_lasting(PackKey key, const std::vector<Stay>& stays);
+  void add_passing(PackKey key, const std::vector<Stay>& stays);
+  std::vector<double> starts_of(const Program* written) const;
+  std::vector<double> compute_alone() const;
+  void spread(const std::vector<double>& at);
+  void delay_departures(const std::vector<double>& at);
+  void advance_arrivals(const std::vector<double>& at);
+  Program write();
+
+  const Program& base_;
+  const Placement& placement_;
+  const PackSizes& sizes_;
+  const Timing& timing_;
+  const Budgets& budgets_;
+  const int spare_;  // transfers for which room is left when packs are kept where they are
+  const int count_;
+  int decide_ = 0;
+  StayTable table_;
+  std::map<Tier, Room> rooms_, least_;
+  std::vector<Transfer> transfers_;
+  std::vector<int> written_at_;  // where instructions are in the program written last
+};
+
+/// Bytes without which the program cannot run: those that instructions use while they run, and
+/// those that wait in a tier of memory.
+void Planner::reserve_what_must_be_there() {
+  for (const auto& [tier, bytes] : budgets_) {
+    if (tier.kind != TierKind::nvme) {
+      rooms_.emplace(tier, Room(static_cast<std::size_t>(count_), bytes));
+    }
+  }
+  const Program& placed = table_.framed();
+  for (const Replica& home : placed.homes) {
+    hold(home.tier, 0, count_, size(home.key));
+  }
+  std::map<Replica, std::vector<Interval>> still;  // what no transfer touches, over all outcomes
+  for (const Outcome outcome : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
+    for (const Holding& h : holdings(placed, outcome)) {
+      const PackKey key = h.replica.key;
+      const bool counted = std::ranges::binary_search(placed.homes, h.replica);
+      if (!counted && !placement_.homes.contains(key) &&
+          (!table_.stays().contains(key) || lasts(key))) {
+        still[h.replica].push_back({h.begin, h.end});
+      }
+    }
+  }
+  for (const auto& [replica, intervals] : still) {
+    std::vector<bool> live(static_cast<std::size_t>(count_), false);
+    for (const Interval& i : intervals) {
+      std::fill(live.begin() + i.begin, live.begin() + i.end, true);
+    }
+    for (int k = 0; k < count_; ++k) {
+      hold(replica.tier, k, live[static_cast<std::size_t>(k)] ? k + 1 : k, size(replica.key));
+    }
+  }
+  for (const auto& [key, stays] : table_.stays()) {
+    for (std::size_t s = 0; s < stays.size(); ++s) {
+      if (!lasts(key) || stays[s].tier != home(key)) {
+        hold(stays[s].tier, stays[s].first, left_by(stays[s].tier, stays[s].last + 1), size(key));
+      }
+      if (!lasts(key) && s + 1 < stays.size() && !stays[s].ends) {
+        const Tier waits = between(key, s);
+        hold(waits, stays[s].last + 1, left_by(waits, stays[s + 1].first), size(key));
+      }
+    }
+  }
+}
+
+void Planner::require_room() const {
+  for (const auto& [tier, r] : rooms_) {
+    if (const int k = r.fullest(); r.at(k) > r.budget()) {
+      throw Error(Errc::infeasible,
+                  fmt::format("plan: tier {} needs {} at instruction {} ({} of block {}), its "
+                              "budget is {}: {} are missing",
+                              to_string(tier),
+                              bytes_text(r.at(k)),
+                              k,
+                              to_string(base_.step[static_cast<std::size_t>(k)].op),
+                              base_.step[static_cast<std::size_t>(k)].block,
+                              bytes_text(r.budget()),
+                              bytes_text(r.at(k) - r.budget())));
+    }
+  }
+}
+
+/// What is used again soon stays, as long as there is room for that and for some transfers beside
+/// it: shortest gaps first.
+void Planner::join_stays() {
+  struct Gap {
+    int length;
+    PackKey key;
+    int first;  // the last use before it
+    auto operator<=>(const Gap&) const = default;
+  };
+  std::set<Gap> gaps;
+  std::map<Tier, std::int64_t> largest;
+  for (const auto& [key, stays] : table_.stays()) {
+    for (std::size_t s = 0; s < stays.size(); ++s) {
+      largest[stays[s].tier] = std::max(largest[stays[s].tier], size(key));
+      if (s + 1 < stays.size() && !stays[s].ends && stays[s].tier == stays[s + 1].tier &&
+          between(key, s) != stays[s].tier) {
+        gaps.insert({stays[s + 1].first - stays[s].last, key, stays[s].last});
+      }
+    }
+  }
+  for (const Gap& gap : gaps) {
+    const std::vector<Stay>& stays = table_.stays().at(gap.key);
+    const auto before = std::ranges::find(stays, gap.first, &Stay::last);
+    const int begin = before->last + 1, end = (before + 1)->first;
+    Room* const r = room(before->tier);
+    if (r == nullptr || !r->fits(begin, end, size(gap.key) + spare_ * largest[before->tier])) {
+      continue;
+    }
+    r->add(left_by(before->tier, begin), end, size(gap.key));
+    if (!lasts(gap.key)) {
+      const Tier waits = between(gap.key, static_cast<std::size_t>(before - stays.begin()));
+      hold(waits, begin, left_by(waits, end), -size(gap.key));
+    }
+    table_.join(gap.key, static_cast<std::size_t>(before - stays.begin()));
+  }
+}
+
+void Planner::make_transfers() {
+  for (const auto& [key, stays] : table_.stays()) {
+    lasts(key) ? add_lasting(key, stays) : add_passing(key, stays);
+  }
+}
+
+Instruction move_of(Op op, PackKey key, Tier source, Tier tier) {
+  return {.op = op,
+          .block = key.block,
+          .micro_batch = key.micro_batch,
+          .cls = key.cls,
+          .tier = tier,
+          .source = source};
+}
+
+/// From home and back around every stay elsewhere.
+void Planner::add_lasting(PackKey key, const std::vector<Stay>& stays) {
+  const Tier at_home = home(key);
+  int free_from = 0;  // from where on the home's bytes are the latest
+  for (std::size_t s = 0; s < stays.size(); ++s) {
+    const Stay& stay = stays[s];
+    if (stay.tier == at_home) {
+      free_from = stay.last + 1;
+      continue;
+    }
+    const int next = s + 1 < stays.size() ? stays[s + 1].first : count_ - 1;
+    const bool conditional = stay.when != When::always;
+    // Only `skipped` is the opposite of a condition that can be said.
+    const int from = conditional && stay.when != When::applied ? std::max(free_from, decide_ + 1)
+                                                               : free_from;
+    if (!stay.begins) {
+      Transfer fetch{.move = move_of(Op::fetch, key, at_home, stay.tier),
+                     .size_bytes = size(key),
+                     .start = stay.first,
+                     .due = stay.first,
+                     .earliest = from,
+                     .latest = stay.first};
+      fetch.move.when = stay.when;
+      transfers_.push_back(fetch);
+    }
+    Transfer evict{.move = move_of(Op::evict, key, stay.tier, at_home),
+                   .size_bytes = size(key),
+                   .start = stay.last + 1,
+                   .due = stay.last + 1,
+                   .earliest = stay.last + 1,
+                   .latest = next};
+    evict.move.when = stay.when;
+    evict.move.clean = !stay.written;
+    evict.latest = stay.written ? next : evict.due;
+    transfers_.push_back(evict);
+    free_from = stay.last + 1;
+  }
+}
+
+/// From stay to stay, and in between where the placement says.
+void Planner::add_passing(PackKey key, const std::vector<Stay>& stays) {
+  for (std::size_t s = 0; s + 1 < stays.size(); ++s) {
+    const Stay &stay = stays[s], &next = stays[s + 1];
+    if (stay.ends) {
+      continue;  // it begins anew
+    }
+    const Tier waits = between(key, s);
+    if (waits != stay.tier) {
+      transfers_.push_back({.move = move_of(Op::save, key, stay.tier, waits),
+                            .size_bytes = size(key),
+                            .start = stay.last + 1,
+                            .due = stay.last + 1,
+                            .earliest = stay.last + 1,
+                            .latest = next.first});
+    }
+    if (waits != next.tier) {
+      transfers_.push_back({.move = move_of(Op::restore, key, waits, next.tier),
+                            .size_bytes = size(key),
+                            .start = next.first,
+                            .due = next.first,
+                            .earliest = stay.last + 1,
+                            .latest = next.first});
+    }
+  }
+}
+
+/// When each instruction would start: as in a program that was written; or, without one, if the
+/// busiest resource set the pace throughout.
+std::vector<double> Planner::starts_of(const Program* written) const {
+  std::vector<double> at = compute_alone();
+  if (written != nullptr) {
+    const Simulation s = simulate(*written, sizes_, timing_);
+    for (std::size_t k = 0; k < at.size(); ++k) {
+      at[k] = s.at[static_cast<std::size_t>(written_at_[k])].begin;
+    }
+    return at;
+  }
+  std::map<Link, double> busy;
+  double bound = at.back();
+  for (const Transfer& t : transfers_) {
+    double& of_link = busy[{t.move.source, t.move.tier}];
+    of_link += timing_.transfer_seconds(t.move, t.size_bytes);
+    bound = std::max(bound, of_link);
+  }
+  const double stretch = at.back() > 0 ? bound / at.back() : 1;
+  for (double& start : at) {
+    start *= stretch;
+  }
+  return at;
+}
+
+/// When each would start if no transfer were waited for.
+std::vector<double> Planner::compute_alone() const {
+  std::vector<double> at;
+  double now = 0;
+  for (const Instruction& i : base_.step) {
+    at.push_back(now);
+    now += timing_.compute_seconds(i);
+  }
+  return at;
+}
+
+/// Transfers start over from what must be, and then reach out in time as far as is of use.
+void Planner::spread(const std::vector<double>& at) {
+  least_ = least_.empty() ? rooms_ : least_;
+  rooms_ = least_;
+  for (Transfer& t : transfers_) {
+    (t.brings() ? t.start : t.due) = t.brings() ? t.due : t.start;
+  }
+  delay_departures(at);
+  advance_arrivals(compute_alone());
+}
+
+/// In the order in which they start: each is waited for where it will be done.
+void Planner::delay_departures(const std::vector<double>& at) {
+  std::vector<Transfer*> leaving;
+  for (Transfer& t : transfers_) {
+    if (!t.brings() && !t.move.clean) {
+      leaving.push_back(&t);
+    }
+  }
+  std::ranges::stable_sort(leaving, {}, [](const Transfer* t) { return t->start; });
+  std::map<Link, double> free;
+  for (Transfer* const t : leaving) {
+    double& done = free[{t->move.source, t->move.tier}];
+    done = std::max(done, at[static_cast<std::size_t>(std::min(t->start, count_ - 1))]) +
+           timing_.transfer_seconds(t->move, t->size_bytes);
+    Room* const r = room(t->move.source);
+    while (t->due < t->latest && at[static_cast<std::size_t>(t->due)] < done) {
+      const int held = left_by(t->move.source, t->due);
+      if (r != nullptr && held < count_ && !r->fits(held, t->size_bytes)) {
+        break;
+      }
+      hold(t->move.source, held, std::min(held + 1, count_), t->size_bytes);
+      ++t->due;
+    }
+  }
+}
+
+/// Latest starts by deadlines that no stall has put off, from the end; then, first deadline first, as much of the lead as
+/// there is room for.
+void Planner::advance_arrivals(const std::vector<double>& at) {
+  std::vector<Transfer*> coming;
+  for (Transfer& t : transfers_) {
+    if (t.brings()) {
+      coming.push_back(&t);
+    }
+  }
+  std::ranges::stable_sort(coming, {}, [](const Transfer* t) { return t->due; });
+  std::map<Link, double> next;
+  std::map<const Transfer*, double> latest;
+  for (auto t = coming.rbegin(); t != coming.rend(); ++t) {
+    const double seconds = timing_.transfer_seconds((*t)->move, (*t)->size_bytes);
+    const auto [begin, first] = next.try_emplace({(*t)->move.source, (*t)->move.tier},
+                                                 at[static_cast<std::size_t>((*t)->due)]);
+    begin->second = std::min(begin->second, at[static_cast<std::size_t>((*t)->due)]) - seconds;
+    latest[*t] = begin->second - kMargin * seconds;
+  }
+  // What brings bytes must come after what took the same away.
+  std::map<PackKey, std::vector<const Transfer*>> leaving;
+  for (const Transfer& t : transfers_) {
+    if (!t.brings()) {
+      leaving[t.move.key()].push_back(&t);
+    }
+  }
+  for (Transfer* const t : coming) {
+    int earliest = t->earliest;
+    for (const Transfer* const other : leaving[t->move.key()]) {
+      if (other->start <= t->due) {
+        earliest = std::max(earliest, other->due);
+      }
+    }
+    Room* const r = room(t->move.tier);
+    while (t->start > earliest && at[static_cast<std::size_t>(t->start)] > latest[t] &&
+           (r == nullptr || r->fits(t->start - 1, t->size_bytes))) {
+      --t->start;
+      hold(t->move.tier, t->start, t->start + 1, t->size_bytes);
+    }
+  }
+}
+
+/// Departures first, so that arrivals can have their room. What an update needs comes whatever is
+/// decided, since that is known later; when the step is skipped, it goes as it came.
+Program Planner::write() {
+  Program program = table_.framed();
+  std::vector<std::vector<const Transfer*>> leaving(static_cast<std::size_t>(count_)),
+      coming(static_cast<std::size_t>(count_));
+  for (const Transfer& t : transfers_) {
+    (t.brings() ? coming : leaving)[static_cast<std::size_t>(std::min(t.start, count_ - 1))]
+        .push_back(&t);
+  }
+  const std::vector<Instruction> framed = std::move(program.step);
+  program.step.clear();
+  written_at_.assign(static_cast<std::size_t>(count_), 0);
+  std::vector<int> first_arrival(static_cast<std::size_t>(count_), 0);
+  std::vector<std::pair<std::size_t, const Transfer*>> written;
+  const auto add = [&](const Transfer& t, Instruction move) {
+    written.emplace_back(program.step.size(), &t);
+    program.step.push_back(move);
+  };
+  for (int k = 0; k < count_; ++k) {
+    const auto at = static_cast<std::size_t>(k);
+    for (const Transfer* const t : leaving[at]) {
+      Instruction move = t->move;
+      const bool both = move.when == When::applied && !move.clean;
+      move.when = move.when == When::applied && move.clean ? When::always : move.when;
+      add(*t, move);
+      if (both) {
+        move.when = When::skipped;
+        move.clean = true;
+        add(*t, move);
+      }
+    }
+    first_arrival[at] = static_cast<int>(program.step.size());
+    std::ranges::stable_sort(coming[at], {}, [](const Transfer* t) { return t->due; });
+    for (const Transfer* const t : coming[at]) {
+      Instruction move = t->move;
+      move.when = move.when == When::applied ? When::always : move.when;
+      add(*t, move);
+    }
+    written_at_[at] = static_cast<int>(program.step.size());
+    program.step.push_back(framed[at]);
+  }
+  for (const auto& [index, t] : written) {
+    Instruction& move = program.step[index];
+    const auto due = static_cast<std::size_t>(std::min(t->due, count_ - 1));
+    move.needed_by = move.clean      ? -1
+                     : t->brings()   ? written_at_[due]
+                                     : first_arrival[due];
+  }
+  return program;
+}
+
+}  // namespace
+
+Program with_transfers(const Program& program,
+                       const Placement& placement,
+                       const PackSizes& sizes,
+                       const Timing& timing,
+                       const Budgets& budgets) {
+  // Room either keeps what is used again or lets transfers run ahead; which is better, time tells.
+  std::optional<Planner::Draft> best;
+  for (const int spare : {0, 1, 2, 3, 5, 8}) {
+    Planner::Draft draft = Planner(program, placement, sizes, timing, budgets, spare).run();
+    if (!best || draft.seconds < best->seconds) {
+      best = std::move(draft);
+    }
+  }
+  return std::move(best->program);
+}
+
+std::map<Tier, std::int64_t> least_bytes(const Program& program,
+                                         const Placement& placement,
+                                         const PackSizes& sizes) {
+  Budgets tiers{{Tier(), 0}};
+  const auto add = [&](const auto& places) {
+    for (const auto& [key, tier] : places) {
+      tiers[tier] = 0;
+    }
+  };
+  add(placement.homes);
+  add(placement.waits_in);
+  add(placement.update_in);
+  const Timing none;
+  return Planner(program, placement, sizes, none, tiers, 0).least();
+}
+
+Plan place(std::span<Program* const> programs,
+           const Placement& placement,
+           const PackSizes& sizes,
+           const Timing& timing,
+           const Budgets& budgets) {
+  // Static places lose some bytes between them; what is lost, transfers must do without.
+  constexpr int kTries = 12;
+  std::vector<Program> bare;
+  Budgets allowed = budgets;
+  for (const Program* const program : programs) {
+    bare.push_back(*program);
+    for (const auto& [tier, bytes] : least_bytes(*program, placement, sizes)) {
+      if (const auto budget = budgets.find(tier); budget != budgets.end() &&
+                                                  budget->second == kLeast) {
+        allowed[tier] = std::max(allowed[tier], bytes);
+      }
+    }
+  }
+  for (int attempt = 1;; ++attempt) {
+    for (std::size_t k = 0; k < programs.size(); ++k) {
+      *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+    }
+    Plan plan = make_plan(programs, sizes);
+    Budgets reached;
+    bool fits = true;
+    for (const auto& [tier, planned] : plan.tiers) {
+      const auto budget = budgets.find(tier);
+      const std::int64_t most = budget == budgets.end() ? 0 : budget->second;
+      reached[tier] = most == kLeast ? planned.arena_bytes : most;
+      const std::int64_t over = planned.arena_bytes - reached[tier];
+      if (over > 0 && tier.kind != TierKind::nvme) {
+        allowed[tier] -= over;
+        fits = false;
+      }
+    }
+    if (fits || attempt == kTries) {
+      require_fit(plan, reached);
+      return plan;
+    }
+  }
+}
+
+}  // namespace strata::offload
