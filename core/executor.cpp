@@ -87,13 +87,13 @@ void Executor::finish_moves(int index, StepScalars& scalars) {
       continue;  // its condition did not hold
     }
     const Instruction& move = program_.step[at];
-    const SpanTimer timer(scalars.inputs.spans,
-                          {.kind = Span::Kind::instruction,
-                           .name = move.op == Op::evict || move.op == Op::save ? "wait for room"
-                                                                               : "wait for data",
-                           .direction = {},
-                           .block = move.block,
-                           .micro_batch = move.micro_batch});
+    const SpanTimer timer(
+        scalars.inputs.spans,
+        {.kind = Span::Kind::instruction,
+         .name = move.op == Op::evict || move.op == Op::save ? "wait for room" : "wait for data",
+         .direction = {},
+         .block = move.block,
+         .micro_batch = move.micro_batch});
     started_[at] = false;
     machine_.store->finish(move);
   }

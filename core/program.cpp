@@ -12,7 +12,7 @@ std::string_view to_string(Op op) {
   constexpr std::string_view names[] = {
       "begin",   "fetch",   "evict",   "gather", "forward", "recompute", "backward", "save",
       "restore", "drop",    "merge",   "reduce", "norm",    "decide",    "stats",    "update",
-      "commit",  "discard", "publish", "send",   "recv",    "load", "snapshot",  "end"};
+      "commit",  "discard", "publish", "send",   "recv",    "load",      "snapshot", "end"};
   static_assert(std::size(names) == static_cast<std::size_t>(Op::end) + 1);
   return names[static_cast<std::size_t>(op)];
 }
@@ -413,8 +413,7 @@ std::vector<Holding> holdings(const Program& program, Outcome outcome) {
   const int count = static_cast<int>(program.step.size());
   bool decided = false;
   for (int k = 0; k < count; ++k) {
-    for (auto at = leaving.begin(); at != leaving.end() && at->first <= k;
-         at = leaving.erase(at)) {
+    for (auto at = leaving.begin(); at != leaving.end() && at->first <= k; at = leaving.erase(at)) {
       all.end(at->second, at->first);
     }
     const Instruction& i = program.step[static_cast<std::size_t>(k)];

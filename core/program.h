@@ -82,8 +82,8 @@ struct Instruction {
   int needed_by = -1;
   bool clean = false;        // evict: the home has the same bytes, nothing is copied
   std::int64_t offset = -1;  // of a move: where the destination lies; -1: at the pack's own place
-  int peer = -1;       // send, recv
-  int phase = 0;       // stats: which; update: how many came before
+  int peer = -1;             // send, recv
+  int phase = 0;             // stats: which; update: how many came before
   PackKey key() const { return {cls, block, micro_batch}; }
 };
 
@@ -110,8 +110,8 @@ struct Program {
   int micro_batches = 0;      // of the step, all ranks together
   Summation summation = Summation::run;
   std::vector<Borrow> borrows;
-  std::vector<int> frozen;         // blocks that do not train, ascending: no gradient, no update
-  std::vector<int> in_turn;        // blocks that have a turn_state pack, ascending
+  std::vector<int> frozen;   // blocks that do not train, ascending: no gradient, no update
+  std::vector<int> in_turn;  // blocks that have a turn_state pack, ascending
   // Before the first and after the last instruction:
   std::vector<PackKey> residents;  // packs whose bytes are in the device
   std::vector<Replica> homes;      // the others that last, and where their bytes are; by key

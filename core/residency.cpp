@@ -119,8 +119,7 @@ std::string Residency::begin_use(const Replica& replica, Access access) {
     return wrong;
   }
   State& state = *find(replica);
-  if (state.writers > 0 ||
-      (access == Access::write && (state.readers > 0 || state.copied > 0))) {
+  if (state.writers > 0 || (access == Access::write && (state.readers > 0 || state.copied > 0))) {
     return "uses " + to_string(replica) + " which is in use";
   }
   if (access == Access::read) {

@@ -14,7 +14,8 @@ class ProgramWriter {
   ProgramWriter(const StepShape& shape, ProgramKind kind) : shape_(shape) {
     STRATA_ASSERT(shape.blocks >= 2 && shape.rank >= 0 && shape.rank < shape.world);
     const MicroBatchRange mine = micro_batch_range(shape.rank, shape.world, shape.micro_batches);
-    STRATA_ASSERT(kind == ProgramKind::snapshot || kind == ProgramKind::load || mine.begin < mine.end);
+    STRATA_ASSERT(kind == ProgramKind::snapshot || kind == ProgramKind::load ||
+                  mine.begin < mine.end);
     program_.kind = kind;
     program_.blocks = shape.blocks;
     program_.first_micro_batch = mine.begin;

@@ -136,8 +136,8 @@ class RankCheck {
         continue;
       }
       if (const std::int64_t most = budget_->tier_bytes.at(tier); bytes > most) {
-        return "needs " + std::to_string(bytes) + " bytes, the " + to_string(tier) +
-               " budget is " + std::to_string(most);
+        return "needs " + std::to_string(bytes) + " bytes, the " + to_string(tier) + " budget is " +
+               std::to_string(most);
       }
     }
     return {};
@@ -436,7 +436,8 @@ std::optional<Diagnosis> check_rank(const Program& program,
                                     const std::optional<Budget>& budget) {
   RankCheck check(program, outcome, budget);
   for (std::size_t k = 0; k < program.step.size(); ++k) {
-    if (const std::string wrong = check.step(program.step[k], static_cast<int>(k)); !wrong.empty()) {
+    if (const std::string wrong = check.step(program.step[k], static_cast<int>(k));
+        !wrong.empty()) {
       return Diagnosis{
           rank,
           static_cast<int>(k),

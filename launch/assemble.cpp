@@ -71,8 +71,8 @@ void Engine::Impl::make_executors() {
   step = std::make_unique<Executor>(
       plan.step, Machine{&store, plan.train.get(), &collectives, plan.updater.get()});
   if (plan.evaluate) {
-    evaluation = std::make_unique<Executor>(
-        plan.evaluation, Machine{&store, plan.evaluate.get(), &collectives});
+    evaluation = std::make_unique<Executor>(plan.evaluation,
+                                            Machine{&store, plan.evaluate.get(), &collectives});
   }
 }
 

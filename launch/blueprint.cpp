@@ -58,8 +58,9 @@ void Blueprint::Impl::require_offloadable() const {
     throw Error(Errc::config,
                 fmt::format("memory: {} in the device between steps; leave memory.host and "
                             "memory.nvme out, or choose another",
-                            turns ? "optim." + computation.method + " needs the blocks that take "
-                                                                    "turns"
+                            turns ? "optim." + computation.method +
+                                        " needs the blocks that take "
+                                        "turns"
                                   : std::string("train.balance_every needs the factors")));
   }
 }

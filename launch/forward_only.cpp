@@ -23,9 +23,7 @@ class ForwardOnly {
       : blocks_(models::build_blocks(model)),
         runner_(blocks_, {.B = B, .T = T, .C = model.C, .dtype = DType::f32, .use = use}),
         program_(make_program(use)),
-        store_(make_plan(),
-               {{Tier(), runtime(DeviceKind::cpu).memory_info().free_bytes}},
-               ledger_),
+        store_(make_plan(), {{Tier(), runtime(DeviceKind::cpu).memory_info().free_bytes}}, ledger_),
         executor_(program_, {.store = &store_, .blocks = &runner_}) {
     for (const PackKey key : program_.residents) {
       store_.create(key);

@@ -97,7 +97,7 @@ void ModelState::restore(int block, const Packs& packs) const {
     if (new_turns_ && of_turn) {
       continue;
     }
-    const std::span<std::byte> pack = of_turn ? packs.turn_state
+    const std::span<std::byte> pack = of_turn                              ? packs.turn_state
                                       : entry.pack.cls == PackClass::state ? packs.state
                                                                            : packs.weights;
     reader_->read(entry.tensor,
@@ -110,8 +110,7 @@ void ModelState::restore(int block, const Packs& packs) const {
     for_each_piece(specs_[static_cast<std::size_t>(block)],
                    [&](const ParamSpec& spec, std::int64_t begin, std::span<float> piece) {
                      read_stored_weights(*reader_, spec.info.name, begin, piece);
-                     write_weights(
-                         packs.weights, places_.at(spec.info.name), dtype_, begin, piece);
+                     write_weights(packs.weights, places_.at(spec.info.name), dtype_, begin, piece);
                    });
   }
   if (new_turns_ && !packs.turn_state.empty()) {

@@ -31,9 +31,9 @@ offload::NvmePath path_of(const std::string& text, int neighbours) {
   const std::size_t colon = text.rfind(':');
   const auto bytes = colon == text.npos ? std::nullopt : parse_bytes(text.substr(colon + 1));
   if (!bytes || *bytes <= 0 || colon == 0) {
-    throw Error(Errc::config,
-                fmt::format("memory.nvme: needs DIRECTORY:BYTES such as /scratch:20GiB, got '{}'",
-                            text));
+    throw Error(
+        Errc::config,
+        fmt::format("memory.nvme: needs DIRECTORY:BYTES such as /scratch:20GiB, got '{}'", text));
   }
   const std::filesystem::path directory = text.substr(0, colon);
   std::error_code ignored;
@@ -75,18 +75,20 @@ std::int64_t host_budget(const MemorySettings& memory, std::int64_t device_bytes
     return offload::kLeast;
   }
   const std::int64_t free = runtime(DeviceKind::cpu).memory_info().free_bytes;
-  return std::max<std::int64_t>(0, (free - free / 10) / neighbours - std::max<std::int64_t>(0, device_bytes));
+  return std::max<std::int64_t>(
+      0, (free - free / 10) / neighbours - std::max<std::int64_t>(0, device_bytes));
 }
 
 void require_budgets(const offload::Tiers& tiers, const offload::Budgets& budgets) {
   for (const Tier tier :
        {tiers.weights, tiers.state, tiers.grads, tiers.activations, tiers.update}) {
     if (tier != Tier() && !budgets.contains(tier)) {
-      throw Error(Errc::config,
-                  fmt::format("memory.placement: names {}, of which there is none; give memory.{} a "
-                              "size",
-                              to_string(tier),
-                              to_string(tier)));
+      throw Error(
+          Errc::config,
+          fmt::format("memory.placement: names {}, of which there is none; give memory.{} a "
+                      "size",
+                      to_string(tier),
+                      to_string(tier)));
     }
   }
 }

@@ -100,10 +100,8 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
   const bool named = !memory.placement.empty();
   Planned resident = plan_activations(computation, memory);
   const bool minimum = memory.device == Device::minimum;
-  const auto offloading = offloading_of(memory,
-                                        io,
-                                        minimum ? offload::kLeast : resident.budgets.at(kDevice),
-                                        computation.place);
+  const auto offloading = offloading_of(
+      memory, io, minimum ? offload::kLeast : resident.budgets.at(kDevice), computation.place);
   if (!offloading || (!named && !minimum && resident.fits())) {
     return resident;
   }
@@ -130,12 +128,11 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
     throw Error(Errc::infeasible, why_not);
   }
   const Offloading& chosen = *best->computation().offloading;
-  std::string why =
-      named ? "memory.placement says so"
-            : fmt::format("auto: the {} of {} placings, {}",
-                          minimum ? "smallest" : "fastest",
-                          menu.size(),
-                          offload::to_string(chosen.tiers));
+  std::string why = named ? "memory.placement says so"
+                          : fmt::format("auto: the {} of {} placings, {}",
+                                        minimum ? "smallest" : "fastest",
+                                        menu.size(),
+                                        offload::to_string(chosen.tiers));
   offload::Budgets budgets = settled(chosen.budgets, best->plan());
   return {std::move(best), std::move(budgets), std::move(why)};
 }

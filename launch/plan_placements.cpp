@@ -17,6 +17,16 @@ const offload::TierPlan& device_of(const Blueprint& blueprint) {
   return blueprint.plan().tiers.at(kDevice);
 }
 
+/// Wherever it is.
+std::int64_t state_bytes(const Program& step, const PackSizes& sizes) {
+  std::int64_t bytes = 0;
+  for (const auto& [key, size] : sizes) {
+    const bool turn = key.cls == PackClass::turn_state && has_turn(step, key.block);
+    bytes += key.cls == PackClass::state || turn ? size : 0;
+  }
+  return bytes;
+}
+
 std::vector<RankPeak> peaks(Computation c) {
   std::vector<RankPeak> ranks;
   for (c.place.rank = 0; c.place.rank < c.place.world; ++c.place.rank) {
@@ -26,7 +36,7 @@ std::vector<RankPeak> peaks(Computation c) {
     ranks.push_back({c.place.rank,
                      device.peak_bytes,
                      device.arena_bytes,
-                     device.labels.at("state"),
+                     state_bytes(step, blueprint.plan().sizes),
                      step.last_micro_batch - step.first_micro_batch});
   }
   return ranks;

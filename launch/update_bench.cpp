@@ -76,7 +76,8 @@ UpdateBench::UpdateBench(std::shared_ptr<optim::Optimizer> method,
                             offload::bytes_text(needed),
                             offload::bytes_text(free)));
   }
-  store_ = std::make_unique<offload::TieredStore>(placed, offload::Budgets{{kDevice, needed}}, ledger_);
+  store_ =
+      std::make_unique<offload::TieredStore>(placed, offload::Budgets{{kDevice, needed}}, ledger_);
   for (const auto& [key, size] : placed.sizes) {
     store_->create(key);
     packs_.add(store_->acquire(key));

@@ -30,7 +30,10 @@ void write_weights(std::span<std::byte> pack,
                    std::span<const float> values);
 
 /// The whole of a parameter as f32.
-void read_weights(std::span<const std::byte> pack, const WeightPlace& place, DType dtype, const Tensor& to);
+void read_weights(std::span<const std::byte> pack,
+                  const WeightPlace& place,
+                  DType dtype,
+                  const Tensor& to);
 
 /// Calls `body` for every parameter of a block in turn, piece by piece, with room for the piece's
 /// values.

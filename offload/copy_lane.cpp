@@ -17,9 +17,9 @@ constexpr std::size_t kPacedBytes = std::size_t{1} << 20;
 }  // namespace
 
 CopyLane::CopyLane(double pace)
-    : pace_(pace), ring_(kMostWaiting), thread_([this](const std::stop_token& stop) {
-        serve(stop);
-      }) {}
+    : pace_(pace),
+      ring_(kMostWaiting),
+      thread_([this](const std::stop_token& stop) { serve(stop); }) {}
 
 CopyLane::~CopyLane() {
   thread_.request_stop();

@@ -45,8 +45,7 @@ std::optional<Tiers> tiers_from(std::string_view text) {
     for (const auto& [name, of_kind] : kKinds) {
       member = name == one.substr(0, equals) ? of_kind : member;
     }
-    const auto tier =
-        equals == one.npos ? std::nullopt : tier_from(one.substr(equals + 1));
+    const auto tier = equals == one.npos ? std::nullopt : tier_from(one.substr(equals + 1));
     const bool computes = member == &Tiers::update;
     if (member == nullptr || !tier || (computes && tier->kind == TierKind::nvme)) {
       return std::nullopt;

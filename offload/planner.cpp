@@ -165,7 +165,10 @@ std::int64_t pages(std::int64_t size_bytes) {
 using Live = std::map<Slot, std::vector<Interval>>;
 
 /// Peaks of one tier, by label and phase. A replica counts once, whoever brought it.
-TierPlan count_bytes(const Live& live, Tier tier, const PackSizes& sizes, const Timeline& timeline) {
+TierPlan count_bytes(const Live& live,
+                     Tier tier,
+                     const PackSizes& sizes,
+                     const Timeline& timeline) {
   std::map<PackKey, std::vector<Interval>> of_tier;
   for (const auto& [slot, intervals] : live) {
     if (slot.replica.tier == tier) {

@@ -108,12 +108,11 @@ void StayTable::add(PackKey key, int index, bool creates, bool writes, bool ends
   };
   const bool follows =
       !stays.empty() && stays.back().tier == tier && !stays.back().ends &&
-      (i.op == Op::drop ||
-       std::all_of(framed_.step.begin() + stays.back().last + 1,
-                   framed_.step.begin() + index,
-                   [&](const Instruction& between) {
-                     return idle(between) || between.block == i.block;
-                   }));
+      (i.op == Op::drop || std::all_of(framed_.step.begin() + stays.back().last + 1,
+                                       framed_.step.begin() + index,
+                                       [&](const Instruction& between) {
+                                         return idle(between) || between.block == i.block;
+                                       }));
   if (!follows) {
     stays.push_back({.tier = tier,
                      .first = index,

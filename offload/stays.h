@@ -11,11 +11,11 @@ namespace strata::offload {
 /// Indices are of the program without transfers.
 struct Stay {
   Tier tier;
-  int first = 0, last = 0;    // instructions that use it
-  bool begins = false;        // the first of them creates it
-  bool ends = false;          // after the last of them it is no more
-  bool written = false;       // its bytes change
-  When when = When::always;   // under which all of the instructions run
+  int first = 0, last = 0;   // instructions that use it
+  bool begins = false;       // the first of them creates it
+  bool ends = false;         // after the last of them it is no more
+  bool written = false;      // its bytes change
+  When when = When::always;  // under which all of the instructions run
 };
 
 /// Where every instruction of a program runs under a placement, and which packs it needs there.

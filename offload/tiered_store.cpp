@@ -32,18 +32,15 @@ std::map<Tier, Arena> make_arenas(const Plan& plan, const Budgets& budgets) {
       continue;
     }
     const auto budget = budgets.find(tier);
-    arenas.emplace(
-        tier, Arena(tier, planned.arena_bytes, budget == budgets.end() ? 0 : budget->second));
+    arenas.emplace(tier,
+                   Arena(tier, planned.arena_bytes, budget == budgets.end() ? 0 : budget->second));
   }
   return arenas;
 }
 
 }  // namespace
 
-TieredStore::TieredStore(const Plan& plan,
-                         const Budgets& budgets,
-                         Ledger& ledger,
-                         NvmeConfig nvme)
+TieredStore::TieredStore(const Plan& plan, const Budgets& budgets, Ledger& ledger, NvmeConfig nvme)
     : ledger_(ledger), arenas_(make_arenas(plan, budgets)), places_(places_of(plan)) {
   if (arenas_.size() > 1) {
     copies_ = std::make_unique<CopyLane>();

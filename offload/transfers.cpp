@@ -73,9 +73,10 @@ class Planner {
         count_(static_cast<int>(program.step.size())),
         table_(program, placement) {
     decide_ = static_cast<int>(
-        std::find_if(program.step.begin(), program.step.end(), [](const Instruction& i) {
-          return i.op == Op::decide && i.block < 0;
-        }) - program.step.begin());
+        std::find_if(program.step.begin(),
+                     program.step.end(),
+                     [](const Instruction& i) { return i.op == Op::decide && i.block < 0; }) -
+        program.step.begin());
   }
 
   struct Draft {
@@ -132,8 +133,7 @@ class Planner {
   }
   bool lasts(PackKey key) const {
     return placement_.homes.contains(key) ||
-           std::find(base_.residents.begin(), base_.residents.end(), key) !=
-               base_.residents.end();
+           std::find(base_.residents.begin(), base_.residents.end(), key) != base_.residents.end();
   }
   Tier home(PackKey key) const {
     const auto at = placement_.homes.find(key);
@@ -298,8 +298,8 @@ void Planner::add_lasting(PackKey key, const std::vector<Stay>& stays) {
     const int next = s + 1 < stays.size() ? stays[s + 1].first : count_ - 1;
     const bool conditional = stay.when != When::always;
     // Only `skipped` is the opposite of a condition that can be said.
-    const int from = conditional && stay.when != When::applied ? std::max(free_from, decide_ + 1)
-                                                               : free_from;
+    const int from =
+        conditional && stay.when != When::applied ? std::max(free_from, decide_ + 1) : free_from;
     if (!stay.begins) {
       Transfer fetch{.move = move_of(Op::fetch, key, at_home, stay.tier),
                      .size_bytes = size(key),
@@ -424,8 +424,8 @@ void Planner::delay_departures(const std::vector<double>& at) {
   }
 }
 
-/// Latest starts by deadlines that no stall has put off, from the end; then, first deadline first, as much of the lead as
-/// there is room for.
+/// Latest starts by deadlines that no stall has put off, from the end; then, first deadline first,
+/// as much of the lead as there is room for.
 void Planner::advance_arrivals(const std::vector<double>& at) {
   std::vector<Transfer*> coming;
   for (Transfer& t : transfers_) {
@@ -511,9 +511,7 @@ Program Planner::write() {
   for (const auto& [index, t] : written) {
     Instruction& move = program.step[index];
     const auto due = static_cast<std::size_t>(std::min(t->due, count_ - 1));
-    move.needed_by = move.clean      ? -1
-                     : t->brings()   ? written_at_[due]
-                                     : first_arrival[due];
+    move.needed_by = move.clean ? -1 : t->brings() ? written_at_[due] : first_arrival[due];
   }
   return program;
 }
@@ -564,8 +562,8 @@ Plan place(std::span<Program* const> programs,
   for (const Program* const program : programs) {
     bare.push_back(*program);
     for (const auto& [tier, bytes] : least_bytes(*program, placement, sizes)) {
-      if (const auto budget = budgets.find(tier); budget != budgets.end() &&
-                                                  budget->second == kLeast) {
+      if (const auto budget = budgets.find(tier);
+          budget != budgets.end() && budget->second == kLeast) {
         allowed[tier] = std::max(allowed[tier], bytes);
       }
     }

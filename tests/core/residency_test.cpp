@@ -12,8 +12,7 @@ namespace strata {
 namespace {
 
 const std::vector<PackKey> kPacks{{PackClass::weights, 0}, {PackClass::saved, 1, 0}};
-const std::vector<Tier> kTiers{
-    {TierKind::device, 0}, {TierKind::host, 0}, {TierKind::nvme, 0}};
+const std::vector<Tier> kTiers{{TierKind::device, 0}, {TierKind::host, 0}, {TierKind::nvme, 0}};
 
 /// What really lies in each replica, beside the books that say what may be done.
 struct World {
@@ -50,12 +49,13 @@ class Explorer {
         touch(world, {key, tier});
         for (const Tier to : kTiers) {
           for (const Op op : {Op::fetch, Op::evict, Op::save, Op::restore}) {
-            move(world, {.op = op,
-                         .block = key.block,
-                         .micro_batch = key.micro_batch,
-                         .cls = key.cls,
-                         .tier = to,
-                         .source = tier});
+            move(world,
+                 {.op = op,
+                  .block = key.block,
+                  .micro_batch = key.micro_batch,
+                  .cls = key.cls,
+                  .tier = to,
+                  .source = tier});
           }
         }
       }

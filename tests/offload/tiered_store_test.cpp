@@ -48,8 +48,8 @@ class Store : public testing::Test {
   }
   bool holds(PackKey key, Tier tier, int value) {
     const Lease lease = store_.acquire(key, tier, Access::read);
-    return std::ranges::all_of(
-        lease.bytes(), [&](std::byte b) { return b == static_cast<std::byte>(value); });
+    return std::ranges::all_of(lease.bytes(),
+                               [&](std::byte b) { return b == static_cast<std::byte>(value); });
   }
   void run(const Instruction& i) {
     store_.start(i);

@@ -167,9 +167,10 @@ TEST(Transfers, NothingIsMovedWhereEverythingIsInTheDevice) {
 TEST(Transfers, OtherProgramsMoveWhatTheyNeed) {
   const Placement placement = all_in(kNvme);
   const PackSizes s = sizes();
-  for (const Program& base : {make_evaluation(shape()), make_snapshot(shape()), make_load(shape())}) {
-    const Program p = with_transfers(
-        base, placement, s, timing(1, 1), {{kDevice, 1 << 17}, {kHost, 0}});
+  for (const Program& base :
+       {make_evaluation(shape()), make_snapshot(shape()), make_load(shape())}) {
+    const Program p =
+        with_transfers(base, placement, s, timing(1, 1), {{kDevice, 1 << 17}, {kHost, 0}});
     const auto wrong = validate({&p, 1});
     EXPECT_FALSE(wrong) << to_string(*wrong) << '\n' << p;
   }
@@ -178,7 +179,8 @@ TEST(Transfers, OtherProgramsMoveWhatTheyNeed) {
 TEST(Transfers, RefusalNamesTierInstructionAndMissingBytes) {
   const Program base = make_step(shape(), Order::layer_major, UpdateMode::after_norm);
   try {
-    with_transfers(base, all_in(kHost), sizes(), timing(1, 1), {{kDevice, 50000}, {kHost, 1 << 24}});
+    with_transfers(
+        base, all_in(kHost), sizes(), timing(1, 1), {{kDevice, 50000}, {kHost, 1 << 24}});
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Errc::infeasible);
@@ -208,7 +210,8 @@ TEST(Transfers, A3TransfersHideBehindCompute) {
     placement.homes[{PackClass::weights, b}] = kHost;
   }
   const Program base = make_step(many, Order::layer_major, UpdateMode::immediate);
-  for (const double ratio : {0.25, 0.9, 1.0, 2.0}) {  // of a copy of a block's weights to its compute
+  for (const double ratio :
+       {0.25, 0.9, 1.0, 2.0}) {  // of a copy of a block's weights to its compute
     Timing t = timing(10, 1 / ratio);
     t.compute_seconds = [](const Instruction& i) {
       return i.op == Op::forward || i.op == Op::backward ? 10.0 : 0.0;
