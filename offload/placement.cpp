@@ -63,6 +63,9 @@ Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
     }
   };
   for (const auto& [key, size] : sizes) {
+    if (size == 0) {
+      continue;
+    }
     switch (key.cls) {
       case PackClass::weights:
         put(placement.homes, key, tiers.weights);
