@@ -127,8 +127,7 @@ class Search {
 }  // namespace
 
 Planned plan_job(const Job& job) {
-  return plan_memory(
-      job.computation, job.settings.config().memory, job.settings.config().io);
+  return plan_memory(job.computation, job.settings.config().memory, job.settings.config().io);
 }
 
 std::vector<Remedy> remedies(const Job& job, const Planned& planned) {
