@@ -132,7 +132,7 @@ void NvmeLane::run() {
       return;
     }
     try {
-      std::optional<io::Outcome> outcome = queue_->next_finished(due_);
+      std::optional<io::Outcome> outcome = queue_->next_finished(due_, answers_until_news());
       if (outcome) {
         take(*outcome);
       }
@@ -152,10 +152,35 @@ void NvmeLane::run() {
 bool NvmeLane::take_posted() {
   const std::lock_guard lock(mutex_);
   for (LaneTransfer* transfer : posted_) {
-    parts_[index_of(transfer->direction)].push_back({.transfer = transfer, .end = {}});
+    parts_[index_of(transfer->direction)].push_back(
+        {.transfer = transfer, .left_bytes = bytes_here(*transfer->slot), .end = {}});
   }
   posted_.clear();
   return stop_;
+}
+
+std::int64_t NvmeLane::bytes_here(const NvmeLayout::Slot& slot) const {
+  std::int64_t sum = 0;
+  for (std::size_t unit = 0; unit < slot.units.size(); ++unit) {
+    const auto begin = static_cast<std::int64_t>(unit) * config_.stripe_bytes;
+    sum += slot.units[unit].path == config_.path
+               ? std::min(config_.stripe_bytes, slot.size_bytes - begin)
+               : 0;
+  }
+  return sum;
+}
+
+/// No part can end before so many operations have.
+std::int64_t NvmeLane::answers_until_news() const {
+  std::int64_t least = chunk_bytes_;
+  bool first = true;
+  for (const Parts& parts : parts_) {
+    for (const Part& part : parts) {
+      least = first ? part.left_bytes : std::min(least, part.left_bytes);
+      first = false;
+    }
+  }
+  return least / chunk_bytes_;
 }
 
 /// Busy time counts while something is posted and not finished.
@@ -170,6 +195,7 @@ void NvmeLane::note_busy(Clock::time_point now) {
   busy_since_ = now;
   counters_.retries = counts.retries;
   counters_.short_io = counts.short_transfers;
+  counters_.kernel_entries = counts.kernel_entries;
 }
 
 std::int64_t NvmeLane::operations(std::int64_t size_bytes) const {
@@ -326,6 +352,7 @@ void NvmeLane::moved(Chunk chunk) {
                            kReadsAgain + 1)))});
   }
   --chunk.part->open;
+  chunk.part->left_bytes -= chunk.size;
   settle(chunk.part);
 }
 

@@ -73,8 +73,9 @@ class NvmeLane {
     LaneTransfer* transfer = nullptr;
     std::size_t unit = 0;
     std::int64_t at = 0;
-    int open = 0;          // chunks under way
-    bool started = false;  // all of them
+    int open = 0;                 // chunks under way
+    std::int64_t left_bytes = 0;  // not moved
+    bool started = false;         // all of them
     PartEnd end;
   };
   using Parts = std::list<Part>;
@@ -103,6 +104,8 @@ class NvmeLane {
   void spoil(Part& part, PartEnd end);
   void settle(Parts::iterator part);
   void fail_path(const std::exception_ptr& error);
+  std::int64_t bytes_here(const NvmeLayout::Slot& slot) const;
+  std::int64_t answers_until_news() const;
   std::int64_t operations(std::int64_t size_bytes) const;
   void note_busy(Clock::time_point now);
 

@@ -59,8 +59,9 @@ struct PathCounters {
   std::int64_t bytes_read = 0, bytes_written = 0;  // moved, with what was moved again
   std::int64_t reads = 0, writes = 0;              // requests
   std::int64_t retries = 0, short_io = 0, crc_failures = 0;
-  double busy_seconds = 0;    // with work that was posted and not finished
-  double waited_seconds = 0;  // that wait() slept for what this path finished last
+  std::int64_t kernel_entries = 0;  // of an io_uring
+  double busy_seconds = 0;          // with work that was posted and not finished
+  double waited_seconds = 0;        // that wait() slept for what this path finished last
   bool failed = false;
 };
 

@@ -152,7 +152,7 @@ TEST(NvmeStore, A19SharesFollowTheRatesAndAdapt) {
   config.stripe_bytes = 16 * kKiB;
   config.paths[0].read_rate = config.paths[0].write_rate = 3;
   config.paths[1].read_rate = config.paths[1].write_rate = 1;
-  constexpr double kSlow = 20e6;
+  constexpr double kSlow = 40e6;
   constexpr std::int64_t kSize = 32 * 16 * kKiB;
   NvmeStore store(config, {{"a", kSize}, {"b", kSize}, {"c", 8 * kMiB}});
   EXPECT_NEAR(store.share(0), 0.75, 0.03);
