@@ -70,9 +70,11 @@ TEST(NvmeLayout, UnitsOfNoTwoSlotsOverlap) {
   NvmeLayout made = layout({2, 1}, kMiB);
   std::vector<NvmeLayout::Slot> slots =
       made.place(std::vector<std::int64_t>{200704, 20480, 200704});
-  made.set_rates({1, 3});
-  for (NvmeLayout::Slot& slot : slots) {
-    made.renew(slot);
+  for (const double first : {3.0, 0.5, 4.0, 1.0 / 3}) {
+    made.set_rates({first, 1});
+    for (NvmeLayout::Slot& slot : slots) {
+      made.renew(slot);
+    }
   }
   std::vector<std::pair<std::int64_t, std::int64_t>> taken;  // begin, end over all paths
   for (const NvmeLayout::Slot& slot : slots) {
@@ -85,7 +87,7 @@ TEST(NvmeLayout, UnitsOfNoTwoSlotsOverlap) {
   for (std::size_t k = 1; k < taken.size(); ++k) {
     EXPECT_LE(taken[k - 1].second, taken[k].first);
   }
-  EXPECT_NEAR(made.share(0), 0.25, 0.05);
+  EXPECT_NEAR(made.share(0), 0.25, 0.1);  // 7 of 28 units, some of them short
 }
 
 TEST(NvmeLayout, NothingMovesWithoutFreeUnits) {
