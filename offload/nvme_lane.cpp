@@ -13,7 +13,8 @@ namespace strata::offload {
 namespace {
 
 constexpr std::chrono::milliseconds kBrokenPause{10};  // a ring that is broken stays so
-constexpr int kReadsAgain = 2;                         // after a wrong checksum
+constexpr std::chrono::milliseconds kLookForPosts{2};
+constexpr int kReadsAgain = 2;  // after a wrong checksum
 
 std::size_t index_of(io::Direction direction) {
   return direction == io::Direction::read ? 0 : 1;
@@ -132,7 +133,12 @@ void NvmeLane::run() {
       return;
     }
     try {
-      std::optional<io::Outcome> outcome = queue_->next_finished(due_, answers_until_news());
+      const std::int64_t answers = answers_until_news();
+      const bool full = flying_operations_[0] + flying_operations_[1] >= config_.queue.depth;
+      // What is posted during a sleep for several answers could start at once if there are slots.
+      const Clock::time_point until =
+          full || answers <= 1 ? due_ : std::min(due_, Clock::now() + kLookForPosts);
+      std::optional<io::Outcome> outcome = queue_->next_finished(until, answers);
       if (outcome) {
         take(*outcome);
       }
