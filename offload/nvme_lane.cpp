@@ -54,6 +54,11 @@ NvmeLane::NvmeLane(SwapFile& file, LaneConfig config)
   if (direct_) {
     try_direct();
   }
+  if (config_.shared_pace) {
+    arbiter_.emplace(config_.settings.directory);
+    pace_[0].share(*arbiter_, 0);
+    pace_[1].share(*arbiter_, 1);
+  }
   posted_.reserve(64);
   thread_ = std::jthread([this] { run(); });
 }

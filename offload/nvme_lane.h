@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -41,7 +42,7 @@ struct PartEnd {
 struct LaneConfig {
   int path = 0;
   std::int64_t stripe_bytes = 0, check_bytes = 0;
-  bool allow_buffered = true;
+  bool allow_buffered = true, shared_pace = false;
   NvmePath settings;
   io::QueueConfig queue;  // without files
   std::function<void(std::string_view)> warn;
@@ -111,6 +112,7 @@ class NvmeLane {
 
   SwapFile& file_;
   LaneConfig config_;
+  std::optional<NvmeArbiter> arbiter_;
   std::int64_t chunk_bytes_;
   std::unique_ptr<io::Queue> queue_;
 

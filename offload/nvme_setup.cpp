@@ -162,6 +162,7 @@ std::unique_ptr<NvmeLane> NvmeStore::State::make_lane(std::size_t path) {
                  .stripe_bytes = config_.stripe_bytes,
                  .check_bytes = std::min(kCheckBytes, config_.stripe_bytes),
                  .allow_buffered = config_.allow_buffered,
+                 .shared_pace = config_.shared_pace,
                  .settings = settings,
                  .queue = std::move(queue),
                  .warn = [this](std::string_view text) { warn(text); },

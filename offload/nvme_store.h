@@ -46,6 +46,8 @@ struct NvmeConfig {
                                                        std::chrono::milliseconds(3000)};
   bool direct = true;          // past the page cache
   bool allow_buffered = true;  // through it, where direct transfers are refused
+  // The pace of a path is that of all processes on this machine whose stores use the directory.
+  bool shared_pace = false;
   // Besides transfers it sees, without bytes: reads with fd -1, the opening of a file for direct
   // transfers; writes, the reservation of a file's bytes.
   io::FaultInjector fault = {};
