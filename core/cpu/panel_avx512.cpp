@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "core/cpu/simd.h"
+#include "core/cpu/squares.h"
 #include "core/cpu/transpose.h"
 
 namespace strata::cpu {
@@ -161,6 +162,13 @@ template <int R, bool along, bool fetches_b>
   }
 }
 
+/// The square of a float is exact in double: one rounding, as with a product and a sum.
+[[gnu::target(STRATA_TARGET_AVX512), gnu::always_inline]] inline void add_square(__m512d& sum,
+                                                                                 const float* at) {
+  const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(at));
+  sum = _mm512_fmadd_pd(value, value, sum);
+}
+
 template <int R>
 void multiply_rows(const PanelCall& call) {
   if (call.along) {
@@ -212,6 +220,56 @@ void multiply_rows(const PanelCall& call) {
     _mm512_storeu_ps(
         to + k * kPanelRows,
         _mm512_maskz_loadu_ps(k < from.depth ? lanes : __mmask16{0}, from.first + k * from.pitch));
+  }
+}
+
+[[gnu::target(STRATA_TARGET_AVX512)]] void add_squares_of_a(double* lanes,
+                                                            const float* panel,
+                                                            std::int64_t rows,
+                                                            std::int64_t depth) {
+  constexpr int kTogether = kPanelRows / 2;
+  const std::int64_t end = panel_chunks(depth) * kPanelChunk;
+  for (std::int64_t first = 0; first < rows; first += kTogether) {
+    __m512d sums[kTogether];
+#pragma GCC unroll 7
+    for (int r = 0; r < kTogether; ++r) {
+      sums[r] = _mm512_loadu_pd(lanes + (first + r) * kSquareLanes);
+    }
+    const float* at = panel + first * kPanelPitch;
+    for (std::int64_t k = 0; k < end; k += kSquareLanes, at += kSquareLanes) {
+#pragma GCC unroll 7
+      for (int r = 0; r < kTogether; ++r) {
+        add_square(sums[r], at + r * kPanelPitch);
+      }
+    }
+#pragma GCC unroll 7
+    for (int r = 0; r < kTogether; ++r) {
+      _mm512_storeu_pd(lanes + (first + r) * kSquareLanes, sums[r]);
+    }
+  }
+}
+
+[[gnu::target(STRATA_TARGET_AVX512)]] void add_squares_of_b(double* sums,
+                                                            const float* panel,
+                                                            std::int64_t columns,
+                                                            std::int64_t depth) {
+  constexpr int kVectors = kPanelColumns / kSquareLanes;
+  __m512d acc[kVectors];
+  __mmask8 lanes[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    lanes[v] = static_cast<__mmask8>(first_lanes(columns - v * kSquareLanes));
+    acc[v] = _mm512_maskz_loadu_pd(lanes[v], sums + v * kSquareLanes);
+  }
+  for (std::int64_t k = 0; k < depth; ++k, panel += kPanelColumns) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      add_square(acc[v], panel + v * kSquareLanes);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    _mm512_mask_storeu_pd(sums + v * kSquareLanes, lanes[v], acc[v]);
   }
 }
 
