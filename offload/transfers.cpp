@@ -219,16 +219,13 @@ void Planner::reserve_what_must_be_there() {
 void Planner::require_room() const {
   for (const auto& [tier, r] : rooms_) {
     if (const int k = r.fullest(); r.at(k) > r.budget()) {
-      throw Error(Errc::infeasible,
-                  fmt::format("plan: tier {} needs {} at instruction {} ({} of block {}), its "
-                              "budget is {}: {} are missing",
-                              to_string(tier),
-                              bytes_text(r.at(k)),
-                              k,
-                              to_string(base_.step[static_cast<std::size_t>(k)].op),
-                              base_.step[static_cast<std::size_t>(k)].block,
-                              bytes_text(r.budget()),
-                              bytes_text(r.at(k) - r.budget())));
+      throw Infeasible({tier,
+                        r.at(k),
+                        r.budget(),
+                        fmt::format("they are needed at instruction {} ({} of block {})",
+                                    k,
+                                    to_string(base_.step[static_cast<std::size_t>(k)].op),
+                                    base_.step[static_cast<std::size_t>(k)].block)});
     }
   }
 }
