@@ -1,8 +1,10 @@
 #include "launch/remedies.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -58,7 +60,7 @@ class Search {
       return false;
     }
     std::string flags;
-    for (const auto& [key, value] : change) {
+    for (const auto& [key, value] : joined(change)) {
       flags += fmt::format("{}--{}={}", flags.empty() ? "" : " ", key, value);
     }
     found_.push_back({flags, note(*planned)});
@@ -93,15 +95,29 @@ class Search {
     }
   }
 
-  /// Larger budgets, by what is missing: at most two, so that what needs no memory is told too.
+  /// Larger budgets, of what is missing first: at most two, so that what needs no memory is told
+  /// too; both memories where neither alone is enough.
   void memory(Tier lacking) {
-    const std::size_t most = found_.size() + 2;
+    const std::size_t before = found_.size();
     std::vector<Tier> tiers{kDevice, kHost, kNvme};
     std::ranges::stable_partition(tiers, [&](Tier tier) { return tier == lacking; });
     for (const Tier tier : tiers) {
-      if (found_.size() < most) {
-        tier == kNvme ? larger_files() : larger_memory(tier);
+      if (found_.size() == before + 2) {
+        return;
       }
+      tier == kNvme ? larger_files() : larger_memory(std::span(&tier, 1));
+    }
+    if (found_.size() == before) {
+      larger_memory(std::array{kDevice, kHost});
+    }
+  }
+
+  /// Room that the placement which was asked for cannot use.
+  void memory_placed_freely(Tier lacking) {
+    if (!memory_.placement.empty()) {
+      together_ = {{"memory.placement", "auto"}};
+      memory(lacking);
+      together_.clear();
     }
   }
 
@@ -119,7 +135,12 @@ class Search {
       if (optim.clip > 0 && optim.clip_scope == ClipScope::global) {
         change.push_back({"optim.clip_scope", "pack"});
       }
-      offer(change, change.size() > 1 ? "changes bits where a gradient is clipped" : "same bits");
+      offer(change,
+            change.size() > 1 ? "changes bits where a gradient is clipped"
+                              : "same bits while all numbers are finite");
+    }
+    if (c.method == "adamw") {
+      offer({{"optim.method", "adamw8bit"}}, "changes bits");
     }
     if (c.dtype == DType::f32) {
       offer({{"train.dtype", "bf16"}}, "changes bits");
@@ -132,10 +153,15 @@ class Search {
   }
 
  private:
+  Change joined(const Change& change) const {
+    Change all = together_;
+    all.insert(all.end(), change.begin(), change.end());
+    return all;
+  }
   /// Absent: it does not fit, or the settings do not go together, such as sizes that do not divide.
   std::optional<Planned> plan_with(const Change& change) const {
     try {
-      const Settings settings = changed(job_, change);
+      const Settings settings = changed(job_, joined(change));
       Planned planned = plan_memory(
           computation_of(settings, job_.computation.model, job_.data, job_.computation.place),
           settings.config().memory,
@@ -149,24 +175,24 @@ class Search {
     }
   }
 
-  /// As much as the plan with the least of it takes.
-  void larger_memory(Tier tier) {
-    const std::string key = "memory." + to_string(tier);
-    const auto least = plan_with({{key, "minimum"}});
-    if (!least) {
-      return;
+  /// As much of these tiers as the plan with the least of them takes.
+  void larger_memory(std::span<const Tier> tiers) {
+    const auto key = [](Tier tier) { return "memory." + to_string(tier); };
+    Change wish, change;
+    for (const Tier tier : tiers) {
+      wish.emplace_back(key(tier), "minimum");
     }
-    const auto& tiers = least->blueprint->plan().tiers;
-    const auto need = tiers.find(tier);
-    if (need == tiers.end()) {
-      return;
+    const auto least = plan_with(wish);
+    bool free_now = true;
+    for (const Tier tier : tiers) {
+      const std::int64_t bytes = least ? reserved(*least, tier) : 0;
+      if (bytes == 0) {
+        return;
+      }
+      change.emplace_back(key(tier), size_text(bytes));
+      free_now = free_now && bytes <= runtime(DeviceKind::cpu).memory_info().free_bytes;
     }
-    const std::int64_t bytes = need->second.arena_bytes * job_.computation.place.on_machine;
-    const auto wish = tier == kDevice ? memory_.device : memory_.host;
-    const bool too_much =
-        wish == Device::automatic ||
-        (tier == kHost && bytes > runtime(DeviceKind::cpu).memory_info().free_bytes);
-    offer({{key, size_text(bytes)}}, too_much ? "same bits, more than is free now" : "same bits");
+    offer(change, free_now ? "same bits" : "same bits, more than is free now");
   }
   /// Nothing where a file system does not have the bytes.
   void larger_files() {
@@ -184,22 +210,23 @@ class Search {
     if (!free_one) {
       return;
     }
-    const auto& tiers = free_one->blueprint->plan().tiers;
-    const auto need = tiers.find(kNvme);
-    if (need == tiers.end()) {
-      return;
-    }
     const std::int64_t ranks = job_.computation.place.on_machine;
     const std::int64_t others =
         free_one->budgets.at(kNvme) - kPlenty / ranks;  // what the other paths hold
-    const std::int64_t bytes = (need->second.arena_bytes - others) * ranks;
-    if (bytes <= io::free_bytes(last)) {
+    const std::int64_t bytes = reserved(*free_one, kNvme) - others * ranks;
+    if (bytes > 0 && bytes <= io::free_bytes(last)) {
       offer(with(size_text(bytes)), [](const Planned& p) {
         const Forecast f = forecast(*p.blueprint);
         return fmt::format("same bits, {} written per step",
                            offload::bytes_text(f.nvme_written_bytes));
       });
     }
+  }
+  /// By all ranks of this machine.
+  std::int64_t reserved(const Planned& planned, Tier tier) const {
+    const auto& tiers = planned.blueprint->plan().tiers;
+    const auto found = tiers.find(tier);
+    return found == tiers.end() ? 0 : found->second.arena_bytes * job_.computation.place.on_machine;
   }
   static std::string size_text(std::int64_t bytes) {
     constexpr std::int64_t kMiB = 1 << 20;
@@ -208,6 +235,7 @@ class Search {
 
   const Job& job_;
   const MemorySettings& memory_;
+  Change together_;  // part of all that is offered
   std::vector<Remedy> found_;
 };
 
@@ -238,6 +266,7 @@ std::vector<Remedy> remedies(const Job& job, const offload::Misfit& misfit) {
   Search search(job);
   search.placement();
   search.memory(misfit.tier);
+  search.memory_placed_freely(misfit.tier);
   search.numerics();
   return search.take();
 }

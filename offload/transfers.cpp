@@ -566,8 +566,16 @@ Plan place(std::span<Program* const> programs,
     }
   }
   for (int attempt = 1;; ++attempt) {
-    for (std::size_t k = 0; k < programs.size(); ++k) {
-      *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+    try {
+      for (std::size_t k = 0; k < programs.size(); ++k) {
+        *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+      }
+    } catch (const Infeasible& error) {
+      Misfit misfit = error.misfit();
+      const std::int64_t lost = budgets.at(misfit.tier) - allowed.at(misfit.tier);
+      misfit.needed_bytes += lost;
+      misfit.budget_bytes += lost;
+      throw Infeasible(std::move(misfit));
     }
     Plan plan = make_plan(programs, sizes);
     Budgets reached;
