@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <memory>
 #include <tuple>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -23,6 +25,26 @@ std::string bytes_in(const Placing& p, Tier tier) {
 
 std::string missing_text(const offload::Misfit& misfit) {
   return fmt::format("lacks {} of {}", bytes_text(misfit.missing_bytes()), to_string(misfit.tier));
+}
+
+nlohmann::json placing_json(const Placing& p) {
+  nlohmann::json one{{"placement", offload::to_string(p.tiers)},
+                     {"recompute", p.recompute},
+                     {"fits", !p.misfit},
+                     {"chosen", p.chosen}};
+  if (p.misfit) {
+    one["tier"] = to_string(p.misfit->tier);
+    one["missing_bytes"] = p.misfit->missing_bytes();
+    return one;
+  }
+  for (const auto& [tier, bytes] : p.reserved_bytes) {
+    one["reserved_bytes"][to_string(tier)] = bytes;
+  }
+  one["seconds"] = p.seconds;
+  one["bound_seconds"] = p.bound_seconds;
+  one["bound_by"] = p.bound_by;
+  one["nvme_written_bytes"] = p.nvme_written_bytes;
+  return one;
 }
 
 }  // namespace
@@ -118,26 +140,87 @@ void print_alternatives(const std::vector<Placing>& placings) {
   }
 }
 
+namespace {
+
+/// The same computation with other tiers.
+Placing moved(const Blueprint& blueprint,
+              const offload::Budgets& budgets,
+              const offload::Tiers& tiers) {
+  Computation c = blueprint.computation();
+  Offloading other = *c.offloading;
+  other.tiers = tiers;
+  other.budgets = budgets;
+  c.offloading = std::make_shared<const Offloading>(std::move(other));
+  try {
+    return placing_of(Blueprint(c));
+  } catch (const offload::Infeasible& error) {
+    return {.tiers = tiers,
+            .recompute = offload::to_string(c.recompute),
+            .misfit = error.misfit(),
+            .reserved_bytes = {},
+            .bound_by = {}};
+  }
+}
+
+}  // namespace
+
+std::vector<Reason> reasons(const Blueprint& blueprint, const offload::Budgets& budgets) {
+  constexpr std::pair<const char*, Tier offload::Tiers::*> kKinds[] = {
+      {"weights", &offload::Tiers::weights},
+      {"state", &offload::Tiers::state},
+      {"grads", &offload::Tiers::grads},
+      {"activations", &offload::Tiers::activations},
+      {"update", &offload::Tiers::update}};
+  std::vector<Reason> all;
+  const auto& offloading = blueprint.computation().offloading;
+  if (offloading == nullptr) {
+    return all;
+  }
+  for (const auto& [name, member] : kKinds) {
+    const Tier in = offloading->tiers.*member;
+    for (const Tier nearer : kTiers) {
+      if (nearer < in && budgets.contains(nearer)) {
+        offload::Tiers tiers = offloading->tiers;
+        tiers.*member = nearer;
+        all.push_back({name, in, nearer, moved(blueprint, budgets, tiers)});
+      }
+    }
+  }
+  return all;
+}
+
+void print_reasons(const std::vector<Reason>& reasons, const Blueprint& blueprint) {
+  const double now = forecast(blueprint).step.seconds;
+  for (const Reason& r : reasons) {
+    const Placing& p = r.placing;
+    std::printf("  %s in %s, not %s: there %s\n",
+                r.kind.c_str(),
+                to_string(r.in).c_str(),
+                to_string(r.instead).c_str(),
+                p.misfit ? ("the plan " + missing_text(*p.misfit)).c_str()
+                         : fmt::format("a step takes {} ({:+.1f} %), with {} of device",
+                                       seconds_text(p.seconds),
+                                       100 * (p.seconds / now - 1),
+                                       bytes_in(p, kTiers[0]))
+                               .c_str());
+  }
+}
+
+nlohmann::json reasons_json(const std::vector<Reason>& reasons) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Reason& r : reasons) {
+    list.push_back({{"kind", r.kind},
+                    {"in", to_string(r.in)},
+                    {"instead", to_string(r.instead)},
+                    {"placing", placing_json(r.placing)}});
+  }
+  return list;
+}
+
 nlohmann::json placings_json(const std::vector<Placing>& placings) {
   nlohmann::json list = nlohmann::json::array();
   for (const Placing& p : placings) {
-    nlohmann::json one{{"placement", offload::to_string(p.tiers)},
-                       {"recompute", p.recompute},
-                       {"fits", !p.misfit},
-                       {"chosen", p.chosen}};
-    if (p.misfit) {
-      one["tier"] = to_string(p.misfit->tier);
-      one["missing_bytes"] = p.misfit->missing_bytes();
-    } else {
-      for (const auto& [tier, bytes] : p.reserved_bytes) {
-        one["reserved_bytes"][to_string(tier)] = bytes;
-      }
-      one["seconds"] = p.seconds;
-      one["bound_seconds"] = p.bound_seconds;
-      one["bound_by"] = p.bound_by;
-      one["nvme_written_bytes"] = p.nvme_written_bytes;
-    }
-    list.push_back(std::move(one));
+    list.push_back(placing_json(p));
   }
   return list;
 }

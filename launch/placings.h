@@ -34,6 +34,18 @@ void sort_placings(std::vector<Placing>& placings);
 void print_comparison(const std::vector<Placing>& placings);
 /// The fastest of those that were not chosen, and how much slower they are.
 void print_alternatives(const std::vector<Placing>& placings);
+
+/// Why a kind of bytes is not nearer to where the step computes: what comes of it there.
+struct Reason {
+  std::string kind;  // "state"
+  Tier in, instead;
+  Placing placing;  // the plan with that changed alone
+};
+/// Each tried. Empty where nothing is offloaded.
+std::vector<Reason> reasons(const Blueprint& blueprint, const offload::Budgets& budgets);
+void print_reasons(const std::vector<Reason>& reasons, const Blueprint& blueprint);
+nlohmann::json reasons_json(const std::vector<Reason>& reasons);
+
 nlohmann::json placings_json(const std::vector<Placing>& placings);
 
 }  // namespace strata::launch

@@ -87,6 +87,9 @@ void print_json(const Job& job,
   if (wishes.compare) {
     object["tried"] = placings_json(compare(job, planned.blueprint.get()));
   }
+  if (wishes.explain) {
+    object["reasons"] = reasons_json(reasons(*planned.blueprint, planned.budgets));
+  }
   std::printf("%s\n", object.dump().c_str());
 }
 
@@ -109,6 +112,7 @@ void print_text(const Job& job,
   }
   if (wishes.explain && offloads) {
     std::printf("why: %s\n", planned.why.c_str());
+    print_reasons(reasons(*planned.blueprint, planned.budgets), *planned.blueprint);
     print_alternatives(tried);
   } else if (wishes.explain) {
     print_explanation(recompute_options(job, planned), planned);

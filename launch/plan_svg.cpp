@@ -15,7 +15,7 @@ namespace {
 using offload::bytes_text;
 using offload::Link;
 
-constexpr double kWidth = 1200, kLeft = 130, kRight = 20, kSpan = kWidth - kLeft - kRight;
+constexpr double kWidth = 1200, kLeft = 130, kRight = 36, kSpan = kWidth - kLeft - kRight;
 constexpr double kTop = 64, kLane = 30, kGap = 8;
 constexpr const char* kColours[] = {"#4e79a7",
                                     "#f28e2b",
@@ -26,7 +26,7 @@ constexpr const char* kColours[] = {"#4e79a7",
                                     "#9c755f",
                                     "#ff9da7",
                                     "#8cd17d",
-                                    "#86bcb6",
+                                    "#bab0ac",
                                     "#d37295",
                                     "#a0cbe8"};
 

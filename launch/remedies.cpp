@@ -77,7 +77,7 @@ class Search {
       offer({{"numerics.update", "after_norm"}}, "same bits");
     }
     if (!memory_.placement.empty()) {
-      offer({{"memory.placement", "auto"}}, [](const Planned& p) {
+      free_placement_fits_ = offer({{"memory.placement", "auto"}}, [](const Planned& p) {
         return "same bits, " + placing_name(placing_of(*p.blueprint).tiers);
       });
     }
@@ -114,7 +114,7 @@ class Search {
 
   /// Room that the placement which was asked for cannot use.
   void memory_placed_freely(Tier lacking) {
-    if (!memory_.placement.empty()) {
+    if (!memory_.placement.empty() && !free_placement_fits_) {
       together_ = {{"memory.placement", "auto"}};
       memory(lacking);
       together_.clear();
@@ -236,6 +236,7 @@ class Search {
   const Job& job_;
   const MemorySettings& memory_;
   Change together_;  // part of all that is offered
+  bool free_placement_fits_ = false;
   std::vector<Remedy> found_;
 };
 

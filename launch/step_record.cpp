@@ -98,6 +98,9 @@ void print_outcome(const StepOutcome& o) {
   }
   std::fprintf(stderr, "waited in a step: %s\n", waits.empty() ? "for nothing" : waits.c_str());
   for (const auto& [tier, bytes] : o.peaks) {
+    if (tier == Tier()) {
+      continue;  // told with and without offloading
+    }
     std::fprintf(stderr,
                  "%s: planned %s, used %s\n",
                  to_string(tier).c_str(),

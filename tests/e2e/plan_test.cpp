@@ -184,9 +184,20 @@ TEST_F(Plans, CompareEveryPlacingBestFirst) {
       planned(tight + Words{"--memory.placement=" + best["placement"].get<std::string>()});
   EXPECT_EQ(again["step"]["seconds"], best["seconds"]);
 
+  const json reasons = planned(tight + Words{"--explain"})["reasons"];
+  ASSERT_GT(reasons.size(), 0u);
+  for (const json& r : reasons) {  // another placing of the same, tried
+    const json& other = r["placing"];
+    EXPECT_NE(other["placement"], p["placement"]);
+    const char* told = other["fits"].get<bool>() ? "seconds" : "missing_bytes";
+    EXPECT_GT(other[told].get<double>(), 0) << r;
+  }
   const std::string text = plan(tight + Words{"--compare", "--explain"}).out;
-  for (const char* part :
-       {"in use", "lacks ", "next best: ", "why: auto: the device alone lacks"}) {
+  for (const char* part : {"in use",
+                           "lacks ",
+                           "next best: ",
+                           "why: auto: the device alone lacks",
+                           ", not device: there "}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
   }
   const CommandEnd hopeless =
