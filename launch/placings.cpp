@@ -193,7 +193,8 @@ void print_reasons(const std::vector<Reason>& reasons, const Blueprint& blueprin
   const double now = forecast(blueprint).step.seconds;
   for (const Reason& r : reasons) {
     const Placing& p = r.placing;
-    std::printf("  %s in %s, not %s: there %s\n",
+    const bool faster = !p.misfit && p.seconds < now;
+    std::printf("  %s in %s, not %s: there %s%s\n",
                 r.kind.c_str(),
                 to_string(r.in).c_str(),
                 to_string(r.instead).c_str(),
@@ -202,7 +203,8 @@ void print_reasons(const std::vector<Reason>& reasons, const Blueprint& blueprin
                                        seconds_text(p.seconds),
                                        100 * (p.seconds / now - 1),
                                        bytes_in(p, kTiers[0]))
-                               .c_str());
+                               .c_str(),
+                faster ? ("; --memory.placement=" + offload::to_string(p.tiers)).c_str() : "");
   }
 }
 

@@ -95,6 +95,9 @@ std::vector<PlacementOption> placement_options(const Planned& planned) {
 }
 
 void print_placements(const std::vector<PlacementOption>& options) {
+  if (options.empty()) {
+    return;
+  }
   std::printf("  %-32s%12s%12s  %s\n", "instead", "at the peak", "saves", "cost");
   for (const PlacementOption& o : options) {
     std::printf("  %-32s%12s%12s  %s\n",
