@@ -17,7 +17,7 @@ Instruction fetch(PackClass cls, int block, Tier source, int needed_by) {
           .needed_by = needed_by};
 }
 
-/// Weights of block 0 are late by 1 s, those of block 1 come meanwhile, its state is late by 4 s.
+/// Weights of block 0 are late by 1 s; those of block 1 by 2 s, and its state by 8 s.
 TEST(Simulator, StallsAreOfTheTransferThatComesLast) {
   Program p;
   p.step = {fetch(PackClass::weights, 0, kHost, 3),
@@ -27,7 +27,7 @@ TEST(Simulator, StallsAreOfTheTransferThatComesLast) {
             fetch(PackClass::state, 1, kNvme, 5),
             {.op = Op::update, .block = 1}};
   const PackSizes sizes{
-      {{PackClass::weights, 0}, 3}, {{PackClass::weights, 1}, 1}, {{PackClass::state, 1}, 4}};
+      {{PackClass::weights, 0}, 3}, {{PackClass::weights, 1}, 4}, {{PackClass::state, 1}, 4}};
   Timing timing;
   timing.compute_seconds = [](const Instruction& i) { return i.op == Op::update ? 1.0 : 2.0; };
   timing.bytes_per_second = {{{kHost, kDevice}, 1}, {{kNvme, kDevice}, 0.5}};
