@@ -47,7 +47,7 @@ Executor::Executor(Program program, Machine machine)
   const std::size_t count = program_.step.size();
   waits_.resize(count + 1);
   started_.resize(count);
-  bool decided = false;
+  bool decided = program_.lazy;
   for (std::size_t k = 0; k < count; ++k) {
     const Instruction& i = program_.step[k];
     effects_.push_back(effects(program_, i, decided));
@@ -99,8 +99,30 @@ void Executor::finish_moves(int index, StepScalars& scalars) {
   }
 }
 
+namespace {
+
+/// The numbers of the step before, while they are looked at.
+class AsOf {
+ public:
+  explicit AsOf(StepScalars& scalars) : scalars_(scalars) { exchange(); }
+  ~AsOf() { exchange(); }
+  AsOf(const AsOf&) = delete;
+  AsOf& operator=(const AsOf&) = delete;
+
+ private:
+  void exchange() {
+    std::swap(scalars_.inputs.info, scalars_.before.info);
+    scalars_.block_scales.swap(scalars_.before.block_scales);
+  }
+  StepScalars& scalars_;
+};
+
+}  // namespace
+
 void Executor::run(StepScalars& scalars) {
-  bool decided = false;
+  bool decided = program_.lazy;
+  bool closed = false;  // this step is decided, not only the one before
+  Outcome outcome = scalars.before.outcome;
   Held packs = std::move(packs_);  // a local: an exception releases what it holds
   const int count = static_cast<int>(program_.step.size());
   for (int index = 0; index < count; ++index) {
@@ -110,7 +132,7 @@ void Executor::run(StepScalars& scalars) {
       observer_(index);
     }
     finish_moves(index, scalars);
-    if (decided && !runs(i.when, scalars.outcome)) {
+    if (decided && !runs(i.when, outcome)) {
       continue;
     }
     const SpanTimer timer(scalars.inputs.spans,
@@ -131,14 +153,22 @@ void Executor::run(StepScalars& scalars) {
     for (const Need& need : needs_[k]) {
       packs.add(machine_.store->acquire(need.key, i.tier, need.access));
     }
-    obey(i, packs, scalars);
+    if (program_.lazy && !closed && (i.op == Op::stats || i.op == Op::update)) {
+      const AsOf before(scalars);
+      obey(i, packs, scalars);
+    } else {
+      obey(i, packs, scalars);
+    }
     packs.clear();
     if (!store_obeys) {
       for (const PackKey key : effects_[k].ends) {
         machine_.store->destroy(key, i.tier);
       }
     }
-    decided = decided || i.op == Op::decide;
+    if (i.op == Op::decide) {
+      decided = closed = true;
+      outcome = scalars.outcome;
+    }
   }
   finish_moves(count, scalars);
   packs_ = std::move(packs);

@@ -99,7 +99,9 @@ struct Table {
   void add_to_grads(const Instruction& i) {
     const auto contribute = [&](PackKey k) {
       e.adds_to.push_back(k);
-      if (i.accumulate == Accumulate::overwrite) {
+      const bool in_place = program.lazy && k == PackKey{PackClass::grads, i.block} &&
+                            home_of(program, k).value_or(Tier()) == i.tier;
+      if (i.accumulate == Accumulate::overwrite && !in_place) {
         e.creates.push_back(k);
       }
     };
@@ -411,7 +413,7 @@ std::vector<Holding> holdings(const Program& program, Outcome outcome) {
   HoldingWriter all(program);
   std::multimap<int, Replica> leaving;  // by the instruction that needs the room
   const int count = static_cast<int>(program.step.size());
-  bool decided = false;
+  bool decided = program.lazy;
   for (int k = 0; k < count; ++k) {
     for (auto at = leaving.begin(); at != leaving.end() && at->first <= k; at = leaving.erase(at)) {
       all.end(at->second, at->first);

@@ -46,7 +46,8 @@ std::string_view to_string(Op op);
 /// fetch, evict, save, restore: a transfer between tiers that runs beside what follows it.
 bool is_move(Op op);
 
-/// How the last `decide` came out; equal on all ranks. Before it, every outcome is still possible.
+/// How the last `decide` came out; equal on all ranks. Before it, every outcome is still possible;
+/// in a lazy program that of the step before is known.
 enum class Outcome : std::uint8_t { clip_is_one, clip_below_one, skip };
 /// The set of outcomes under which an instruction runs, as bits 1 << Outcome.
 enum class When : std::uint8_t {
@@ -99,7 +100,8 @@ struct Borrow {
 };
 
 /// inference leaves the logits of its micro-batch in the resident pack {boundary, blocks, 0}.
-enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot, load };
+/// flush: the updates that a lazy program has put off, alone.
+enum class ProgramKind : std::uint8_t { train, evaluate, inference, snapshot, load, flush };
 
 /// The order of one rank, as data. Static: written before the run, never changed by it.
 struct Program {
@@ -109,6 +111,9 @@ struct Program {
   int last_micro_batch = 0;   // one past
   int micro_batches = 0;      // of the step, all ranks together
   Summation summation = Summation::run;
+  /// The step begins with the updates of the one before it: gradients last from step to step, and
+  /// conditions before `decide` are of that step's outcome.
+  bool lazy = false;
   std::vector<Borrow> borrows;
   std::vector<int> frozen;   // blocks that do not train, ascending: no gradient, no update
   std::vector<int> in_turn;  // blocks that have a turn_state pack, ascending
@@ -144,7 +149,8 @@ struct Effects {
   std::vector<PackKey> ends;     // dead after this instruction
   std::vector<PackKey> needs() const;
 };
-/// `decided`: whether a `decide` came before; an update before it is speculative.
+/// `decided`: whether a `decide` came before, or the program is lazy; an update before it is
+/// speculative.
 Effects effects(const Program& program, const Instruction& instruction, bool decided);
 
 /// The names (PackKey::micro_batch) of the partial sums that a rank brings to `reduce`: the first

@@ -11,7 +11,7 @@ namespace {
 
 /// Whether micro-batches are shared out in programs of this kind.
 bool computes(ProgramKind kind) {
-  return kind != ProgramKind::snapshot && kind != ProgramKind::load;
+  return kind != ProgramKind::snapshot && kind != ProgramKind::load && kind != ProgramKind::flush;
 }
 
 bool is_collective(Op op) {
@@ -27,7 +27,7 @@ class Rendezvous {
       : ranks_(ranks), at_(ranks.size(), 0) {
     for (const Program& p : ranks) {
       std::vector<int> talk;
-      bool decided = false;
+      bool decided = p.lazy;
       for (std::size_t k = 0; k < p.step.size(); ++k) {
         const Instruction& i = p.step[k];
         const bool talks = is_collective(i.op) || i.op == Op::send || i.op == Op::recv;

@@ -25,6 +25,7 @@ class ProgramWriter {
     program_.borrows = shape.borrows;
     program_.frozen = shape.frozen;
     program_.in_turn = shape.in_turn;
+    program_.lazy = shape.lazy && (kind == ProgramKind::train || kind == ProgramKind::flush);
     lowest_ = lowest_trained(program_);
     STRATA_ASSERT(static_cast<int>(shape.frozen.size()) < shape.blocks);
     for (int b = 0; b < shape.blocks; ++b) {
@@ -35,6 +36,11 @@ class ProgramWriter {
     }
     for (const int b : kind == ProgramKind::inference ? std::vector<int>{} : shape.in_turn) {
       program_.residents.push_back({PackClass::turn_state, b});
+    }
+    for (int b = lowest_; shape.lazy && kind != ProgramKind::inference && b < shape.blocks; ++b) {
+      if (trains(b)) {
+        program_.residents.push_back({PackClass::grads, b});
+      }
     }
     program_.residents.push_back({PackClass::workspace});
     if (kind == ProgramKind::inference) {
@@ -95,8 +101,20 @@ class ProgramWriter {
     }
     add({.op = Op::update, .block = block, .when = when, .phase = shape_.stat_phases});
   }
+  /// What the step before has put off.
+  void update_late(int block) {
+    if (shape_.lazy && block >= lowest_ && trains(block)) {
+      update(block, When::applied);
+      if (shape_.world > 1) {
+        add({.op = Op::publish, .block = block, .when = When::applied});
+      }
+    }
+  }
   void decide_and_apply(UpdateMode update_mode) {
     add({.op = Op::decide});
+    if (update_mode == UpdateMode::lazy_forward) {
+      return;
+    }
     for (int b = lowest(); b <= last(); ++b) {
       if (!trains(b) || update_mode == UpdateMode::immediate) {
         continue;
@@ -149,6 +167,7 @@ class ProgramWriter {
 }  // namespace
 
 Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
+  STRATA_ASSERT(shape.lazy == (mode == UpdateMode::lazy_forward));
   ProgramWriter w(shape, ProgramKind::train);
   if (order == Order::micro_batch_major) {
     // Ranks wait for one another where they meet, and on shared cores now one is late, now another:
@@ -158,6 +177,9 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
     for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
       const bool final = mb == w.end_mb() - 1;
       for (int b = 0; b <= w.last(); ++b) {
+        if (mb == w.first_mb()) {
+          w.update_late(b);
+        }
         w.forward(b, mb);
       }
       for (int b = w.last(); b >= w.lowest(); --b) {
@@ -174,6 +196,7 @@ Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
     }
   } else {
     for (int b = 0; b <= w.last(); ++b) {
+      w.update_late(b);
       for (int mb = w.first_mb(); mb < w.end_mb(); ++mb) {
         w.forward(b, mb);
       }
@@ -212,6 +235,14 @@ Program make_snapshot(const StepShape& shape) {
   ProgramWriter w(shape, ProgramKind::snapshot);
   for (int b = 0; b <= w.last(); ++b) {
     w.add({.op = Op::snapshot, .block = b});
+  }
+  return w.finish();
+}
+
+Program make_flush(const StepShape& shape) {
+  ProgramWriter w(shape, ProgramKind::flush);
+  for (int b = 0; b <= w.last(); ++b) {
+    w.update_late(b);
   }
   return w.finish();
 }

@@ -12,12 +12,13 @@ enum class Order : std::uint8_t {
   layer_major,  // all micro-batches through a block before the next: a weight is needed once per
                 // pass
 };
-/// When optimizer updates run. All but the last are exact under global-norm clipping.
+/// When optimizer updates run. All but `immediate` are exact under global-norm clipping.
 enum class UpdateMode : std::uint8_t {
-  after_norm,   // after `decide`
-  speculative,  // right after a block's last backward, into the next generation, assuming no
-                // clipping
-  immediate,    // there too, and for good: each block is clipped by its own norm or not at all
+  after_norm,    // after `decide`
+  speculative,   // right after a block's last backward, into the next generation, assuming no
+                 // clipping
+  immediate,     // there too, and for good: each block is clipped by its own norm or not at all
+  lazy_forward,  // right before a block's forward of the next step, or when weights are asked for
 };
 
 /// What a schedule needs to know: no bytes, no places, no devices.
@@ -31,6 +32,7 @@ struct StepShape {
   std::vector<int> recomputed = {};  // blocks whose saved activations are dropped and recomputed
   std::vector<int> frozen = {};      // blocks that do not train now, ascending
   std::vector<int> in_turn = {};     // blocks with state for their turn alone, ascending
+  bool lazy = false;                 // UpdateMode::lazy_forward: gradients last between programs
 };
 
 /// Pure functions from shape to order; places and transfers are added by offload/planner.
@@ -42,6 +44,8 @@ Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 
+/// The updates that lazy_forward has put off.
+Program make_flush(const StepShape& shape);
 /// Weights and state of every block, one after the other, from the loader.
 Program make_load(const StepShape& shape);
 

@@ -36,13 +36,13 @@ class RankCheck {
     if (const std::string wrong = complete_moves(index); !wrong.empty()) {
       return wrong;
     }
-    if (!decided_ && i.when != When::always) {
+    if (!decided_ && !p_.lazy && i.when != When::always) {
       return "has a condition before `decide`";
     }
     if (i.block >= p_.blocks) {
       return "names block " + std::to_string(i.block) + " of " + std::to_string(p_.blocks);
     }
-    if (decided_ && !runs(i.when, outcome_)) {
+    if ((decided_ || p_.lazy) && !runs(i.when, outcome_)) {
       return {};
     }
     std::string wrong = is_move(i.op) ? std::string() : check_data(i);
@@ -76,6 +76,9 @@ class RankCheck {
       if (!residency_.settled(replica)) {
         return to_string(replica) + " is gone at the end";
       }
+    }
+    if (p_.kind == ProgramKind::flush) {
+      return finish_updates();
     }
     return p_.kind == ProgramKind::train ? finish_training() : std::string();
   }
@@ -185,8 +188,9 @@ class RankCheck {
     if (i.micro_batch < p_.first_micro_batch || i.micro_batch >= p_.last_micro_batch) {
       return "names micro-batch " + std::to_string(i.micro_batch) + " of another rank";
     }
-    if (at(i.block).updated) {
-      return "uses weights after their update";
+    if (at(i.block).updated != late_update_due(i.block)) {
+      return p_.lazy ? "uses weights before the update that was put off"
+                     : "uses weights after their update";
     }
     const bool contributes =
         p_.kind == ProgramKind::train &&
@@ -207,6 +211,11 @@ class RankCheck {
       return "adds to another partial sum than the order of summation says";
     }
     return {};
+  }
+
+  /// Whether the step before has left an update of the block, which comes before all else.
+  bool late_update_due(int block) const {
+    return p_.lazy && outcome_ != Outcome::skip && !is_frozen(p_, block);
   }
 
   int sum_name(int first) const { return first == p_.first_micro_batch ? -1 : first; }
@@ -262,6 +271,12 @@ class RankCheck {
   }
 
   std::string check_update(const Instruction& i) {
+    if (p_.lazy) {
+      return decided_                    ? "updates with gradients that are to last"
+             : at(i.block).updated       ? "updates twice"
+             : !late_update_due(i.block) ? "updates in a step that is skipped"
+                                         : "";
+    }
     if (!at(i.block).reduced) {
       return "updates before `reduce`";
     }
@@ -278,7 +293,7 @@ class RankCheck {
   }
 
   std::string check_data(const Instruction& i) const {
-    const Effects e = effects(p_, i, decided_);
+    const Effects e = effects(p_, i, decided_ || p_.lazy);
     const auto created = [&](PackKey k) {
       return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
     };
@@ -303,7 +318,7 @@ class RankCheck {
   /// What an instruction needs is leased while it runs: many readers, or one writer, of what is
   /// there.
   std::string apply(const Instruction& i) {
-    const Effects e = effects(p_, i, decided_);
+    const Effects e = effects(p_, i, decided_ || p_.lazy);
     for (const PackKey k : e.creates) {
       if (std::string wrong = residency_.create({k, i.tier}); !wrong.empty()) {
         return wrong;
@@ -365,7 +380,7 @@ class RankCheck {
         b.decided = true;
         return;
       case Op::update:
-        (decided_ ? b.updated : b.pending) = true;
+        (decided_ || p_.lazy ? b.updated : b.pending) = true;
         return;
       case Op::commit:
         b.pending = false;
@@ -409,8 +424,14 @@ class RankCheck {
       if (!all_contributed(static_cast<int>(b))) {
         return name + " misses contributions";
       }
-      if (outcome_ != Outcome::skip && !blocks_[b].updated) {
-        return name + " is never updated";
+    }
+    return finish_updates();
+  }
+
+  std::string finish_updates() const {
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      if (!is_frozen(p_, static_cast<int>(b)) && outcome_ != Outcome::skip && !blocks_[b].updated) {
+        return "block " + std::to_string(b) + " is never updated";
       }
     }
     return {};

@@ -28,7 +28,8 @@ struct Engine::Impl {
   offload::TieredStore store;
   Communicator& ranks;
   parallel::RankCollectives collectives;
-  std::unique_ptr<Executor> step, evaluation;
+  std::unique_ptr<Executor> step, evaluation, flush;
+  StepScalars::Before before;  // what a lazy step has put off
   std::optional<ModelState> state;
   std::int64_t period = 0;
 
@@ -59,6 +60,8 @@ struct Engine::Impl {
     Executor(program, machine).run(scalars);
   }
   void enter(std::int64_t step_number);
+  void run_step(StepScalars& scalars);
+  void catch_up();
   template <class Body>
   void each_turn(const Body& body) const {
     for (const int block : plan.updater->in_turn()) {
@@ -70,10 +73,33 @@ struct Engine::Impl {
 void Engine::Impl::make_executors() {
   step = std::make_unique<Executor>(
       plan.step, Machine{&store, plan.train.get(), &collectives, plan.updater.get()});
+  if (plan.lazy()) {
+    flush = std::make_unique<Executor>(plan.flush,
+                                       Machine{&store, nullptr, &collectives, plan.updater.get()});
+  }
   if (plan.evaluate) {
     evaluation = std::make_unique<Executor>(plan.evaluation,
                                             Machine{&store, plan.evaluate.get(), &collectives});
   }
+}
+
+void Engine::Impl::run_step(StepScalars& scalars) {
+  if (!plan.lazy()) {
+    return step->run(scalars);
+  }
+  scalars.before = before;
+  step->run(scalars);
+  before = {scalars.outcome, scalars.inputs.info, scalars.block_scales};
+}
+
+/// The updates that were put off, before somebody looks at weights.
+void Engine::Impl::catch_up() {
+  if (before.outcome == Outcome::skip) {
+    return;
+  }
+  StepScalars scalars;
+  scalars.before = std::exchange(before, {});
+  flush->run(scalars);
 }
 
 /// Another period: the state of the turns before is gone, that of the new ones begins.
@@ -82,6 +108,7 @@ void Engine::Impl::enter(std::int64_t step_number) {
   if (next == period) {
     return;
   }
+  catch_up();
   each_turn([&](PackKey key) { store.destroy(key); });
   plan.enter(step_number);
   store.adopt(plan.plan);
@@ -111,10 +138,11 @@ void Engine::restore(const checkpoint::Reader& reader) {
 }
 void Engine::step(StepScalars& scalars) {
   impl_->enter(scalars.inputs.info.step);
-  impl_->step->run(scalars);
+  impl_->run_step(scalars);
   impl_->store.note_step();
   const std::int64_t every = impl_->plan.computation.balance_every;
   if (every > 0 && scalars.outcome != Outcome::skip && scalars.inputs.info.step % every == 0) {
+    impl_->catch_up();
     impl_->state->balance_factors();
   }
 }
@@ -124,6 +152,7 @@ std::int64_t Engine::period() const {
 
 double Engine::evaluate(double sum, std::span<const MicroBatch> batches) {
   STRATA_ASSERT(impl_->evaluation != nullptr);
+  impl_->catch_up();
   StepScalars scalars;
   scalars.inputs.batches = batches;
   scalars.inputs.loss_tokens = 1;
@@ -156,12 +185,14 @@ class Hasher final : public Snapshotter {
 }  // namespace
 
 std::uint64_t Engine::replica_hash() const {
+  impl_->catch_up();
   Hasher hasher(!impl_->plan.sharded());
   impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &hasher});
   return hasher.hash();
 }
 
 void Engine::snapshot(Snapshotter& to) {
+  impl_->catch_up();
   impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &to});
 }
 

@@ -98,7 +98,8 @@ class Engine {
   /// Every stored field of every tensor, as of the checkpoint's step.
   void restore(const checkpoint::Reader& reader);
 
-  /// One training step, collective. `scalars.inputs` in, with this rank's micro-batches; results
+  /// One training step, collective. Where updates are lazy, weights are those of this step once
+  /// they are asked for. `scalars.inputs` in, with this rank's micro-batches; results
   /// out.
   void step(StepScalars& scalars);
   /// `sum` plus the losses of evaluation_G micro-batches in their order, nats. `batches`: this

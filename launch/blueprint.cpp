@@ -88,6 +88,9 @@ void Blueprint::Impl::enter(std::int64_t step_number) {
   freeze();
   make_programs();
   std::vector<Program*> programs{&step, &snapshot, &load};
+  if (lazy()) {
+    programs.push_back(&flush);
+  }
   if (computation.evaluation_G > 0) {
     programs.push_back(&evaluation);
   }
@@ -170,7 +173,8 @@ void Blueprint::Impl::make_programs() {
                   .stat_phases = updater->stat_phases(),
                   .recomputed = recomputed_blocks(computation.recompute),
                   .frozen = updater->frozen(),
-                  .in_turn = updater->in_turn()};
+                  .in_turn = updater->in_turn(),
+                  .lazy = lazy()};
   const auto make = [&](const std::function<Program(const StepShape&)>& program) {
     std::vector<Program> all;
     for (shape.rank = 0; shape.rank < shape.world; ++shape.rank) {
@@ -185,6 +189,9 @@ void Blueprint::Impl::make_programs() {
       make([&](const StepShape& s) { return make_step(s, computation.order, computation.update); });
   snapshot = make(make_snapshot);
   load = make(make_load);
+  if (lazy()) {
+    flush = make(make_flush);
+  }
   if (computation.evaluation_G > 0) {
     shape.micro_batches = static_cast<int>(computation.evaluation_G);
     evaluation = make(make_evaluation);

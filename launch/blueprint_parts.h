@@ -19,7 +19,7 @@ struct Blueprint::Impl {
   std::unique_ptr<models::GraphRunner> train, evaluate;
   std::unique_ptr<optim::OptimizerUpdater> updater;
   parallel::Together together;
-  Program step, evaluation, snapshot, load, longest_step;
+  Program step, evaluation, snapshot, load, flush, longest_step;
   std::map<Tier, offload::TierPlan> tiers;  // of all periods
   offload::Plan plan;                       // places in the one entered
 
@@ -32,6 +32,7 @@ struct Blueprint::Impl {
   void enter(std::int64_t step_number);
   void freeze();
   PackSizes sizes() const;
+  bool lazy() const { return computation.update == UpdateMode::lazy_forward; }
   bool sharded() const { return computation.sharded_update && computation.place.world > 1; }
 };
 

@@ -69,7 +69,7 @@ struct MemorySettings {
 };
 struct IoSettings {
   io::QueueConfig::Engine engine = io::QueueConfig::Engine::automatic;
-  std::string verify;               // of offloaded bytes: "sample", "all" or "off"
+  std::string verify;                    // of offloaded bytes: "sample", "all" or "off"
   double pace_read = 0, pace_write = 0;  // bytes per second of each path at most; 0: no limit
 };
 struct CheckpointSettings {

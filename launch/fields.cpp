@@ -190,12 +190,13 @@ std::vector<Field> method_fields() {
       {"numerics.grad_dtype", choice, "f32", Effect::bits, "of gradients between ranks",
        only_choice, {"f32"}},
       {"numerics.update", choice, "after_norm", Effect::none,
-       "updates after the norm is known; speculative: before, and taken back if it clips; immediate: block by block for good, which frees each gradient at once",
+       "updates after the norm is known; speculative: before, and taken back if it clips; immediate: block by block for good, which frees each gradient at once; lazy_forward: block by block within the next step's forward",
        [](C& c, V v) {
          c.update =
-             v.pick({UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate});
+             v.pick({UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate,
+                     UpdateMode::lazy_forward});
        },
-       {"after_norm", "speculative", "immediate"}},
+       {"after_norm", "speculative", "immediate", "lazy_forward"}},
   };
 }
 

@@ -13,7 +13,8 @@ namespace strata::offload {
 namespace {
 
 constexpr std::chrono::milliseconds kBrokenPause{10};  // a ring that is broken stays so
-constexpr int kReadsAgain = 2;                         // after a wrong checksum
+constexpr std::chrono::milliseconds kLookForPosts{2};
+constexpr int kReadsAgain = 2;  // after a wrong checksum
 
 std::size_t index_of(io::Direction direction) {
   return direction == io::Direction::read ? 0 : 1;
@@ -52,6 +53,11 @@ NvmeLane::NvmeLane(SwapFile& file, LaneConfig config)
   queue_ = io::make_queue(config_.queue);
   if (direct_) {
     try_direct();
+  }
+  if (config_.shared_pace) {
+    arbiter_.emplace(config_.settings.directory);
+    pace_[0].share(*arbiter_, 0);
+    pace_[1].share(*arbiter_, 1);
   }
   posted_.reserve(64);
   thread_ = std::jthread([this] { run(); });
@@ -132,7 +138,12 @@ void NvmeLane::run() {
       return;
     }
     try {
-      std::optional<io::Outcome> outcome = queue_->next_finished(due_);
+      const std::int64_t answers = answers_until_news();
+      const bool full = flying_operations_[0] + flying_operations_[1] >= config_.queue.depth;
+      // What is posted during a sleep for several answers could start at once if there are slots.
+      const Clock::time_point until =
+          full || answers <= 1 ? due_ : std::min(due_, Clock::now() + kLookForPosts);
+      std::optional<io::Outcome> outcome = queue_->next_finished(until, answers);
       if (outcome) {
         take(*outcome);
       }
@@ -152,10 +163,35 @@ void NvmeLane::run() {
 bool NvmeLane::take_posted() {
   const std::lock_guard lock(mutex_);
   for (LaneTransfer* transfer : posted_) {
-    parts_[index_of(transfer->direction)].push_back({.transfer = transfer, .end = {}});
+    parts_[index_of(transfer->direction)].push_back(
+        {.transfer = transfer, .left_bytes = bytes_here(*transfer->slot), .end = {}});
   }
   posted_.clear();
   return stop_;
+}
+
+std::int64_t NvmeLane::bytes_here(const NvmeLayout::Slot& slot) const {
+  std::int64_t sum = 0;
+  for (std::size_t unit = 0; unit < slot.units.size(); ++unit) {
+    const auto begin = static_cast<std::int64_t>(unit) * config_.stripe_bytes;
+    sum += slot.units[unit].path == config_.path
+               ? std::min(config_.stripe_bytes, slot.size_bytes - begin)
+               : 0;
+  }
+  return sum;
+}
+
+/// No part can end before so many operations have.
+std::int64_t NvmeLane::answers_until_news() const {
+  std::int64_t least = chunk_bytes_;
+  bool first = true;
+  for (const Parts& parts : parts_) {
+    for (const Part& part : parts) {
+      least = first ? part.left_bytes : std::min(least, part.left_bytes);
+      first = false;
+    }
+  }
+  return least / chunk_bytes_;
 }
 
 /// Busy time counts while something is posted and not finished.
@@ -170,6 +206,7 @@ void NvmeLane::note_busy(Clock::time_point now) {
   busy_since_ = now;
   counters_.retries = counts.retries;
   counters_.short_io = counts.short_transfers;
+  counters_.kernel_entries = counts.kernel_entries;
 }
 
 std::int64_t NvmeLane::operations(std::int64_t size_bytes) const {
@@ -326,6 +363,7 @@ void NvmeLane::moved(Chunk chunk) {
                            kReadsAgain + 1)))});
   }
   --chunk.part->open;
+  chunk.part->left_bytes -= chunk.size;
   settle(chunk.part);
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -41,7 +42,7 @@ struct PartEnd {
 struct LaneConfig {
   int path = 0;
   std::int64_t stripe_bytes = 0, check_bytes = 0;
-  bool allow_buffered = true;
+  bool allow_buffered = true, shared_pace = false;
   NvmePath settings;
   io::QueueConfig queue;  // without files
   std::function<void(std::string_view)> warn;
@@ -73,8 +74,9 @@ class NvmeLane {
     LaneTransfer* transfer = nullptr;
     std::size_t unit = 0;
     std::int64_t at = 0;
-    int open = 0;          // chunks under way
-    bool started = false;  // all of them
+    int open = 0;                 // chunks under way
+    std::int64_t left_bytes = 0;  // not moved
+    bool started = false;         // all of them
     PartEnd end;
   };
   using Parts = std::list<Part>;
@@ -103,11 +105,14 @@ class NvmeLane {
   void spoil(Part& part, PartEnd end);
   void settle(Parts::iterator part);
   void fail_path(const std::exception_ptr& error);
+  std::int64_t bytes_here(const NvmeLayout::Slot& slot) const;
+  std::int64_t answers_until_news() const;
   std::int64_t operations(std::int64_t size_bytes) const;
   void note_busy(Clock::time_point now);
 
   SwapFile& file_;
   LaneConfig config_;
+  std::optional<NvmeArbiter> arbiter_;
   std::int64_t chunk_bytes_;
   std::unique_ptr<io::Queue> queue_;
 

@@ -12,6 +12,12 @@ Pace::Clock::time_point Pace::when(std::int64_t bytes, Clock::time_point now) {
   if (rate_ <= 0) {
     return now;
   }
+  if (arbiter_ != nullptr) {
+    if (!reserved_) {
+      reserved_ = arbiter_->reserve(direction_, time_of(bytes));
+    }
+    return *reserved_;
+  }
   if (!waiting_) {
     earned_ = std::max(earned_, now);
     waiting_ = true;
@@ -20,6 +26,7 @@ Pace::Clock::time_point Pace::when(std::int64_t bytes, Clock::time_point now) {
 }
 
 void Pace::take(std::int64_t bytes) {
+  reserved_.reset();
   if (rate_ > 0) {
     earned_ += time_of(bytes);
   }

@@ -1,6 +1,10 @@
 #pragma once
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+
+#include "offload/nvme_arbiter.h"
 
 namespace strata::offload {
 
@@ -11,6 +15,11 @@ class Pace {
  public:
   using Clock = std::chrono::steady_clock;
   explicit Pace(double bytes_per_second = 0) : rate_(bytes_per_second) {}
+  /// From now on the rate is that of all processes together that have this path.
+  void share(NvmeArbiter& arbiter, std::size_t direction) {
+    arbiter_ = &arbiter;
+    direction_ = direction;
+  }
   void set(double bytes_per_second) { rate_ = bytes_per_second; }
   /// When so many bytes, which wait now, may start.
   Clock::time_point when(std::int64_t bytes, Clock::time_point now);
@@ -24,6 +33,9 @@ class Pace {
   double rate_;
   Clock::time_point earned_{};  // up to here all time is spent
   bool waiting_ = false;
+  NvmeArbiter* arbiter_ = nullptr;
+  std::size_t direction_ = 0;
+  std::optional<Clock::time_point> reserved_;
 };
 
 }  // namespace strata::offload

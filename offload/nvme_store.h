@@ -46,6 +46,8 @@ struct NvmeConfig {
                                                        std::chrono::milliseconds(3000)};
   bool direct = true;          // past the page cache
   bool allow_buffered = true;  // through it, where direct transfers are refused
+  // The pace of a path is that of all processes on this machine whose stores use the directory.
+  bool shared_pace = false;
   // Besides transfers it sees, without bytes: reads with fd -1, the opening of a file for direct
   // transfers; writes, the reservation of a file's bytes.
   io::FaultInjector fault = {};
@@ -59,8 +61,9 @@ struct PathCounters {
   std::int64_t bytes_read = 0, bytes_written = 0;  // moved, with what was moved again
   std::int64_t reads = 0, writes = 0;              // requests
   std::int64_t retries = 0, short_io = 0, crc_failures = 0;
-  double busy_seconds = 0;    // with work that was posted and not finished
-  double waited_seconds = 0;  // that wait() slept for what this path finished last
+  std::int64_t kernel_entries = 0;  // of an io_uring
+  double busy_seconds = 0;          // with work that was posted and not finished
+  double waited_seconds = 0;        // that wait() slept for what this path finished last
   bool failed = false;
 };
 

@@ -63,6 +63,9 @@ Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
     }
   };
   for (const auto& [key, size] : sizes) {
+    if (size == 0) {
+      continue;
+    }
     switch (key.cls) {
       case PackClass::weights:
         put(placement.homes, key, tiers.weights);
@@ -73,6 +76,7 @@ Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
         break;
       case PackClass::grads:
       case PackClass::borrowed_grads:
+        put(placement.homes, key, tiers.grads);  // where they last from step to step
         put(placement.waits_in, key, tiers.grads);
         break;
       case PackClass::boundary:
@@ -80,8 +84,12 @@ Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
       case PackClass::saved:
         put(placement.waits_in, key, tiers.activations);
         break;
-      case PackClass::weights_next:
+      case PackClass::weights_next:  // where they wait to be committed
+        put(placement.waits_in, key, tiers.weights);
+        break;
       case PackClass::state_next:
+        put(placement.waits_in, key, tiers.state);
+        break;
       case PackClass::workspace:
       case PackClass::turn_state:
       case PackClass::turn_state_next:

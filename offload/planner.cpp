@@ -17,6 +17,8 @@ Phase phase_of(const Program& program, const Instruction& i, Phase before) {
     case ProgramKind::snapshot:
     case ProgramKind::load:
       return Phase::snapshot;
+    case ProgramKind::flush:
+      return Phase::update;
     case ProgramKind::evaluate:
     case ProgramKind::inference:
       return Phase::evaluation;

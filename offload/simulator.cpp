@@ -56,7 +56,7 @@ class Clockwork {
 
   Simulation run(Outcome outcome) {
     const int count = static_cast<int>(program_.step.size());
-    bool decided = false;
+    bool decided = program_.lazy;
     for (int k = 0; k < count; ++k) {
       const Instruction& i = program_.step[static_cast<std::size_t>(k)];
       wait_for_moves(k);

@@ -48,16 +48,16 @@ StayTable::StayTable(const Program& program, const Placement& placement)
     }
   }
   std::ranges::sort(framed_.homes);
-  bool decided = false;
+  bool decided = framed_.lazy;
   for (std::size_t k = 0; k < framed_.step.size(); ++k) {
     add_uses(static_cast<int>(k), effects(framed_, framed_.step[k], decided));
     decided = decided || framed_.step[k].op == Op::decide;
   }
   std::erase_if(stays_, [&](const auto& entry) {
     const auto& [key, stays] = entry;
-    return !resting_place(key) && std::ranges::all_of(stays, [&](const Stay& stay) {
-      return stay.tier == stays.front().tier;
-    });
+    const Tier rests = contains(framed_.residents, key) ? Tier() : stays.front().tier;
+    return !resting_place(key) &&
+           std::ranges::all_of(stays, [&](const Stay& stay) { return stay.tier == rests; });
   });
 }
 
@@ -106,8 +106,8 @@ void StayTable::add(PackKey key, int index, bool creates, bool writes, bool ends
   const auto idle = [](const Instruction& between) {
     return between.op == Op::drop || between.op == Op::begin || between.op == Op::merge;
   };
-  const bool follows =
-      !stays.empty() && stays.back().tier == tier && !stays.back().ends &&
+  const bool follows =  // what is made anew is another stay
+      !stays.empty() && stays.back().tier == tier && !stays.back().ends && !creates &&
       (i.op == Op::drop || std::all_of(framed_.step.begin() + stays.back().last + 1,
                                        framed_.step.begin() + index,
                                        [&](const Instruction& between) {

@@ -132,8 +132,7 @@ class Planner {
     return table_.between(key, stays[stay], stays[std::min(stay + 1, stays.size() - 1)]);
   }
   bool lasts(PackKey key) const {
-    return placement_.homes.contains(key) ||
-           std::find(base_.residents.begin(), base_.residents.end(), key) != base_.residents.end();
+    return std::find(base_.residents.begin(), base_.residents.end(), key) != base_.residents.end();
   }
   Tier home(PackKey key) const {
     const auto at = placement_.homes.find(key);
@@ -188,8 +187,8 @@ void Planner::reserve_what_must_be_there() {
     for (const Holding& h : holdings(placed, outcome)) {
       const PackKey key = h.replica.key;
       const bool counted = std::ranges::binary_search(placed.homes, h.replica);
-      if (!counted && !placement_.homes.contains(key) &&
-          (!table_.stays().contains(key) || lasts(key))) {
+      const bool at_home = lasts(key) && !placement_.homes.contains(key);
+      if (!counted && (at_home || !table_.stays().contains(key))) {
         still[h.replica].push_back({h.begin, h.end});
       }
     }
@@ -244,8 +243,8 @@ void Planner::join_stays() {
   for (const auto& [key, stays] : table_.stays()) {
     for (std::size_t s = 0; s < stays.size(); ++s) {
       largest[stays[s].tier] = std::max(largest[stays[s].tier], size(key));
-      if (s + 1 < stays.size() && !stays[s].ends && stays[s].tier == stays[s + 1].tier &&
-          between(key, s) != stays[s].tier) {
+      if (s + 1 < stays.size() && !stays[s].ends && !stays[s + 1].begins &&
+          stays[s].tier == stays[s + 1].tier && between(key, s) != stays[s].tier) {
         gaps.insert({stays[s + 1].first - stays[s].last, key, stays[s].last});
       }
     }
@@ -556,6 +555,9 @@ Plan place(std::span<Program* const> programs,
   constexpr int kTries = 12;
   std::vector<Program> bare;
   Budgets allowed = budgets;
+  for (auto& [tier, bytes] : allowed) {
+    bytes = bytes == kLeast ? 0 : bytes;
+  }
   for (const Program* const program : programs) {
     bare.push_back(*program);
     for (const auto& [tier, bytes] : least_bytes(*program, placement, sizes)) {

@@ -12,7 +12,7 @@ namespace strata::offload {
 /// Where packs are while nothing uses them, and where blocks are updated. What it does not name is
 /// in the device.
 struct Placement {
-  std::map<PackKey, Tier> homes;     // of what lasts: weights, state
+  std::map<PackKey, Tier> homes;     // of what lasts from step to step: weights, state
   std::map<PackKey, Tier> waits_in;  // of what comes and goes: gradients, boundaries, activations
   std::map<int, Tier> update_in;     // by block; its weights and state are loaded and saved there
   friend bool operator==(const Placement&, const Placement&) = default;

@@ -42,7 +42,7 @@ struct Patience {
   std::chrono::microseconds first_pause{50}, longest_pause{20'000};
   // Before each further try after EIO, ENODEV or EREMOTEIO.
   std::vector<std::chrono::milliseconds> device_pauses = {};
-  // An operation without an answer is cancelled after it and given up a quarter second later,
+  // An operation without an answer is cancelled after it and given up a tenth of a second later,
   // though the kernel may still use its bytes; 0: never.
   std::chrono::milliseconds timeout{0};
 };
@@ -56,9 +56,9 @@ struct Outcome {
   std::exception_ptr error = {};  // what wait() would have thrown
 };
 
-/// What happened beside plain transfers.
+/// What happened beside plain transfers, and how often an io_uring entered the kernel.
 struct QueueCounts {
-  std::int64_t short_transfers = 0, retries = 0;
+  std::int64_t short_transfers = 0, retries = 0, kernel_entries = 0;
 };
 
 /// Asynchronous reads and writes. Short transfers are continued, EINTR, EAGAIN and EBUSY retried;
@@ -74,8 +74,11 @@ class Queue {
   /// Blocks until all are and forgets them; rethrows the first error in the order of submission.
   virtual void wait_all() = 0;
   /// Blocks until a request is complete, wake() was called or `until` has come. Forgets one
-  /// complete request, in the order of completion; its ticket is used up.
-  virtual std::optional<Outcome> next_finished(std::chrono::steady_clock::time_point until) = 0;
+  /// complete request, in the order of completion; its ticket is used up. `answers`: what the
+  /// caller waits for cannot happen before so many operations have completed; sleeping for several
+  /// at once saves entries into the kernel and delays a wake() by some milliseconds at most.
+  virtual std::optional<Outcome> next_finished(std::chrono::steady_clock::time_point until,
+                                               std::int64_t answers = 1) = 0;
   /// Ends the current or the next next_finished(). From any thread.
   virtual void wake() = 0;
   virtual QueueCounts counts() const = 0;

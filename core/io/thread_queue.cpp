@@ -98,7 +98,7 @@ class ThreadQueue final : public Queue {
     wait_until(lock, [&] { return work_->transfers.all_done(); });
     work_->transfers.collect_all();
   }
-  std::optional<Outcome> next_finished(Clock::time_point until) override {
+  std::optional<Outcome> next_finished(Clock::time_point until, std::int64_t) override {
     std::unique_lock lock(work_->mutex);
     wait_until(
         lock, [&] { return work_->transfers.finished() > 0 || work_->woken; }, until);

@@ -12,7 +12,7 @@ namespace strata::io {
 namespace {
 
 // A cancelled operation is given up when it stays silent for this long.
-constexpr std::chrono::milliseconds kCancelTime{250};
+constexpr std::chrono::milliseconds kCancelTime{100};
 
 Error failure(const Operation& operation,
               const std::string& path,

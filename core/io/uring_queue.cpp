@@ -23,9 +23,10 @@ constexpr std::uint64_t kCancelId = kWakeId - 1;
 constexpr std::size_t kMaxBuffer = std::size_t{1} << 30;  // the kernel registers no larger one
 // Beside the operations: the poll for wake(), cancellations.
 constexpr unsigned kSpareEntries = 2;
-// How many answers one sleep waits for at most, when many operations are under way.
-constexpr std::size_t kAnswersAtOnce = 16;
-constexpr std::chrono::milliseconds kBatchTime{2};
+// One sleep waits for no more answers than these, of at most three quarters of what is under way,
+// so that the device does not run dry, and no longer than this for more than one.
+constexpr std::size_t kMaxAnswers = 32;
+constexpr std::chrono::milliseconds kMaxBatchTime{10};
 
 __kernel_timespec timespec_of(Clock::duration duration) {
   const auto ns = std::max<std::int64_t>(
@@ -95,7 +96,7 @@ class UringQueue final : public Queue {
     }
     transfers_.collect_all();
   }
-  std::optional<Outcome> next_finished(Clock::time_point until) override {
+  std::optional<Outcome> next_finished(Clock::time_point until, std::int64_t answers) override {
     while (true) {
       if (transfers_.finished() == 0) {
         reap();
@@ -103,14 +104,17 @@ class UringQueue final : public Queue {
       if (std::optional<Outcome> outcome = transfers_.collect_next()) {
         return outcome;
       }
-      if (woken_ || Clock::now() >= until) {
-        start();
-        hand_over();
+      if (woken_) {
         woken_ = false;
         return std::nullopt;
       }
+      if (Clock::now() >= until) {
+        start();
+        hand_over();
+        return std::nullopt;
+      }
       watch_wake();
-      progress(until, std::min(transfers_.flying() / 2, kAnswersAtOnce));
+      progress(until, static_cast<std::size_t>(std::max<std::int64_t>(1, answers)));
     }
   }
   void wake() override {
@@ -118,7 +122,11 @@ class UringQueue final : public Queue {
     // Only a full counter fails, and then it is awake.
     [[maybe_unused]] const ssize_t put = ::write(wake_.get(), &one, sizeof one);
   }
-  QueueCounts counts() const override { return transfers_.counts(); }
+  QueueCounts counts() const override {
+    QueueCounts counts = transfers_.counts();
+    counts.kernel_entries = entries_;
+    return counts;
+  }
   std::string_view engine() const override { return "io_uring"; }
   std::string_view buffers_refused() const override { return buffers_refused_; }
 
@@ -200,6 +208,7 @@ class UringQueue final : public Queue {
   }
   void hand_over() {
     while (::io_uring_sq_ready(&ring_) > 0) {
+      ++entries_;
       check(::io_uring_submit(&ring_));
     }
   }
@@ -220,8 +229,7 @@ class UringQueue final : public Queue {
       }
     }
   }
-  /// Starts what can start and sleeps until `answers` have come (a short while, then one is
-  /// enough), something is due, or `until`.
+  /// Starts what can start and sleeps until `answers` have come, something is due, or `until`.
   void progress(Clock::time_point until, std::size_t answers) {
     const std::size_t finished = transfers_.finished();
     start();
@@ -229,8 +237,9 @@ class UringQueue final : public Queue {
       return;  // the rest of a failed request was not started
     }
     const Clock::time_point due = std::min(until, transfers_.due());
+    answers = std::min({answers, kMaxAnswers, transfers_.flying() * 3 / 4});
     if (answers > 1) {
-      sleep(static_cast<unsigned>(answers), std::min(due, Clock::now() + kBatchTime));
+      sleep(static_cast<unsigned>(answers), std::min(due, Clock::now() + kMaxBatchTime));
     }
     if (::io_uring_cq_ready(&ring_) == 0) {
       sleep(1, due);
@@ -244,6 +253,7 @@ class UringQueue final : public Queue {
   }
   void sleep(unsigned answers, Clock::time_point until) {
     io_uring_cqe* entry = nullptr;
+    ++entries_;
     if (until == Clock::time_point::max()) {
       check(::io_uring_submit_and_wait(&ring_, answers));
     } else {
@@ -261,6 +271,7 @@ class UringQueue final : public Queue {
   io_uring ring_{};
   Transfers transfers_;
   std::size_t depth_;
+  std::int64_t entries_ = 0;
   bool batched_;
   Fd wake_;
   bool watching_ = false, woken_ = false;

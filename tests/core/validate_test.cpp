@@ -27,19 +27,24 @@ std::string diagnosis(const Program& p) {
 TEST(Validate, AcceptsEveryScheduleAtAnyWorldSize) {
   for (int world = 1; world <= 4; ++world) {
     for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-      for (const UpdateMode mode :
-           {UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate}) {
-        std::vector<Program> ranks, evaluations;
+      for (const UpdateMode mode : {UpdateMode::after_norm,
+                                    UpdateMode::speculative,
+                                    UpdateMode::immediate,
+                                    UpdateMode::lazy_forward}) {
+        std::vector<Program> ranks, evaluations, flushes;
         for (int r = 0; r < world; ++r) {
           StepShape shape = tied_shape(r, world);
           shape.recomputed = {0, 1};
           shape.stat_phases = 2;
+          shape.lazy = mode == UpdateMode::lazy_forward;
           ranks.push_back(make_step(shape, order, mode));
           evaluations.push_back(make_evaluation(shape));
+          flushes.push_back(make_flush(shape));
         }
         const auto wrong = validate(ranks);
         EXPECT_FALSE(wrong) << to_string(*wrong);
         EXPECT_FALSE(validate(evaluations));
+        EXPECT_TRUE(mode != UpdateMode::lazy_forward || !validate(flushes));
       }
     }
   }

@@ -478,6 +478,9 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "parallel.zero",
                                                 "parallel.timeout",
                                                 "memory.device",
+                                                "memory.host",
+                                                "memory.nvme",
+                                                "memory.placement",
                                                 "memory.recompute",
                                                 "checkpoint.every",
                                                 "checkpoint.keep_last",
@@ -485,6 +488,9 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "trace.steps",
                                                 "resume",
                                                 "io.engine",
+                                                "io.verify",
+                                                "io.pace_read",
+                                                "io.pace_write",
                                                 "threads"};
   const std::string base = Settings(Sources{}).numeric_hash();
   EXPECT_EQ(base.size(), 16u);

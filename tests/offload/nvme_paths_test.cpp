@@ -14,6 +14,7 @@
 namespace strata::offload::tests {
 namespace {
 
+using io::Direction;
 using std::chrono::milliseconds;
 using strata::tests::expect_error;
 using testing::ElementsAre;
@@ -69,9 +70,11 @@ TEST(NvmeLayout, UnitsOfNoTwoSlotsOverlap) {
   NvmeLayout made = layout({2, 1}, kMiB);
   std::vector<NvmeLayout::Slot> slots =
       made.place(std::vector<std::int64_t>{200704, 20480, 200704});
-  made.set_rates({1, 3});
-  for (NvmeLayout::Slot& slot : slots) {
-    made.renew(slot);
+  for (const double first : {3.0, 0.5, 4.0, 1.0 / 3}) {
+    made.set_rates({first, 1});
+    for (NvmeLayout::Slot& slot : slots) {
+      made.renew(slot);
+    }
   }
   std::vector<std::pair<std::int64_t, std::int64_t>> taken;  // begin, end over all paths
   for (const NvmeLayout::Slot& slot : slots) {
@@ -84,7 +87,7 @@ TEST(NvmeLayout, UnitsOfNoTwoSlotsOverlap) {
   for (std::size_t k = 1; k < taken.size(); ++k) {
     EXPECT_LE(taken[k - 1].second, taken[k].first);
   }
-  EXPECT_NEAR(made.share(0), 0.25, 0.05);
+  EXPECT_NEAR(made.share(0), 0.25, 0.1);  // 7 of 28 units, some of them short
 }
 
 TEST(NvmeLayout, NothingMovesWithoutFreeUnits) {
@@ -152,7 +155,7 @@ TEST(NvmeStore, A19SharesFollowTheRatesAndAdapt) {
   config.stripe_bytes = 16 * kKiB;
   config.paths[0].read_rate = config.paths[0].write_rate = 3;
   config.paths[1].read_rate = config.paths[1].write_rate = 1;
-  constexpr double kSlow = 20e6;
+  constexpr double kSlow = 30e6;
   constexpr std::int64_t kSize = 32 * 16 * kKiB;
   NvmeStore store(config, {{"a", kSize}, {"b", kSize}, {"c", 8 * kMiB}});
   EXPECT_NEAR(store.share(0), 0.75, 0.03);
@@ -160,10 +163,15 @@ TEST(NvmeStore, A19SharesFollowTheRatesAndAdapt) {
   store.set_pace(0, 3 * kSlow, 3 * kSlow);
   store.set_pace(1, kSlow, kSlow);
   Bytes data(8 * kMiB, 3), back(8 * kMiB);
-  const auto begin = std::chrono::steady_clock::now();
-  write(store, 2, data);
-  store.wait(store.read(2, back));
-  EXPECT_GE(16 * kMiB / seconds_since(begin), 0.92 * 4 * kSlow);
+  double best = 0;
+  for (int attempt = 0; attempt < 5 && best < 0.92 * 4 * kSlow; ++attempt) {  // of a busy machine
+    const auto begin = std::chrono::steady_clock::now();
+    write(store, 2, data);
+    store.wait(store.read(2, back));
+    best = std::max(best, 16 * kMiB / seconds_since(begin));
+  }
+  EXPECT_GE(best, 0.92 * 4 * kSlow);
+  EXPECT_LE(best, 1.03 * 4 * kSlow);
   EXPECT_TRUE(back == data);
   const double moved[] = {static_cast<double>(store.counters(0).bytes_written),
                           static_cast<double>(store.counters(1).bytes_written)};
@@ -192,7 +200,7 @@ TEST(NvmeStore, A19SharesFollowTheRatesAndAdapt) {
   EXPECT_TRUE(read(store, 2, 8 * kMiB) == data);
 }
 
-TEST(NvmeStore, APaceHoldsOverASecond) {
+TEST(NvmeStore, APaceHoldsWithin3Percent) {
   const TempDir dir;
   NvmeConfig config = small_config(dir, 1);
   constexpr double kRate = 16.0 * kMiB;
@@ -201,12 +209,17 @@ TEST(NvmeStore, APaceHoldsOverASecond) {
   NvmeStore store(config, {{"a", 8 * kMiB}});
   const Bytes data(8 * kMiB, 1);
   Bytes back(8 * kMiB);
-  auto begin = std::chrono::steady_clock::now();
-  write(store, 0, data);
-  EXPECT_NEAR(seconds_since(begin), 0.5, 0.5 * 0.03 + 0.03);
-  begin = std::chrono::steady_clock::now();
-  store.wait(store.read(0, back));
-  EXPECT_NEAR(seconds_since(begin), 0.25, 0.25 * 0.03 + 0.03);
+  for (const Direction way : {Direction::write, Direction::read}) {
+    const double due = way == Direction::write ? 0.5 : 0.25;
+    double least = 1000;
+    for (int attempt = 0; attempt < 4 && least > 1.03 * due; ++attempt) {  // of a busy machine
+      const auto begin = std::chrono::steady_clock::now();
+      store.wait(way == Direction::write ? store.write(0, data) : store.read(0, back));
+      least = std::min(least, seconds_since(begin));
+      EXPECT_GE(least, 0.97 * due);
+    }
+    EXPECT_LE(least, 1.03 * due);
+  }
 }
 
 TEST(NvmeStore, A24CountersAreTheBytesOfTheTransfers) {

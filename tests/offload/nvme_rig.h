@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/memory.h"
@@ -52,6 +53,13 @@ inline std::size_t open_descriptors() {
 }
 inline std::size_t living_threads() {
   return entries_of("/proc/self/task");
+}
+/// Whether there are soon no more than so many: one that was joined may still be on its way out.
+inline bool threads_come_down_to(std::size_t count) {
+  for (int k = 0; k < 200 && living_threads() > count; ++k) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return living_threads() <= count;
 }
 
 /// Small stripes and blocks, so that a small extent has many; all bytes checked.

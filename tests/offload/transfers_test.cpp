@@ -63,6 +63,10 @@ Placement all_in(Tier tier) {
         p.homes[key] = tier;
         break;
       case PackClass::grads:
+        p.homes[key] = p.waits_in[key] = tier;
+        break;
+      case PackClass::weights_next:
+      case PackClass::state_next:
       case PackClass::borrowed_grads:
       case PackClass::saved:
       case PackClass::boundary:
@@ -128,9 +132,13 @@ std::int64_t least_budget(const Program& program, const Placement& placement, Ti
 /// every point and under every outcome, and takes no less than its busiest resource.
 TEST(Transfers, A1ProgramsAreLegalAndWithinEveryBudget) {
   for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-    for (const UpdateMode mode :
-         {UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate}) {
-      const Program base = make_step(shape(), order, mode);
+    for (const UpdateMode mode : {UpdateMode::after_norm,
+                                  UpdateMode::speculative,
+                                  UpdateMode::immediate,
+                                  UpdateMode::lazy_forward}) {
+      StepShape lazy = shape();
+      lazy.lazy = mode == UpdateMode::lazy_forward;
+      const Program base = make_step(lazy, order, mode);
       for (const Case& c : placements()) {
         SCOPED_TRACE(c.name + (order == Order::layer_major ? ", layers" : ", micro-batches") +
                      ", mode " + std::to_string(static_cast<int>(mode)));

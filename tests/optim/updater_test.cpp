@@ -113,7 +113,7 @@ TEST(Updater, SpeculativeUpdateWritesTheNextGenerationUnscaled) {
         EXPECT_EQ(speculative.copy({PackClass::weights, b}), weights);
         EXPECT_EQ(speculative.copy({PackClass::state, b}), state);
         EXPECT_NE(speculative.copy({PackClass::weights_next, b}), weights);
-        speculative.store.commit(b);
+        speculative.store.commit(b, Tier());
       }
     }
     UpdaterRig::Values want, got;
@@ -347,7 +347,7 @@ TEST(Updater, StateChangedBySpeculativeStatsSurvivesUntilTheUpdate) {
   rig.stats(1, 1, Mode::speculative);
   rig.update(1, Mode::speculative);
   EXPECT_EQ(rig.copy({PackClass::state, 1}), state);
-  rig.store.commit(1);
+  rig.store.commit(1, Tier());
   UpdaterRig::Values all;
   rig.collect(all);
   EXPECT_EQ((all[{"b", "calls"}]), std::vector<float>(5, 2.f));

@@ -1,0 +1,15 @@
+# cmake -DROOT=<source dir> -P names_no_tier.cmake: fails on any word for a place of bytes in the rooms
+# that must not know of them.
+set(found "")
+foreach(folder optim models checkpoint)
+  file(GLOB_RECURSE files ${ROOT}/${folder}/*.h ${ROOT}/${folder}/*.cpp)
+  foreach(file ${files})
+    file(STRINGS ${file} lines REGEX "(^|[^A-Za-z_])(Tier|TierKind|Tiers|nvme|pinned|evict)([^A-Za-z_]|$)")
+    foreach(line IN LISTS lines)
+      string(APPEND found "\n  ${file}: ${line}")
+    endforeach()
+  endforeach()
+endforeach()
+if(found)
+  message(FATAL_ERROR "optimizers, models and checkpoints name no tier:${found}")
+endif()
