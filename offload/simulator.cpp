@@ -25,10 +25,19 @@ double Timing::transfer_seconds(const Instruction& move, std::int64_t size_bytes
 
 double Simulation::bound_seconds() const {
   double bound = compute_seconds;
-  for (const auto& [link, seconds] : busy) {
-    bound = std::max(bound, seconds);
+  for (const auto& [link, taken] : busy) {
+    bound = std::max(bound, taken);
   }
   return bound;
+}
+
+std::string Simulation::bound_by() const {
+  for (const auto& [link, taken] : busy) {
+    if (taken > compute_seconds && taken == bound_seconds()) {
+      return to_string(link);
+    }
+  }
+  return "compute";
 }
 
 double Simulation::stalled_seconds() const {
@@ -70,10 +79,18 @@ class Clockwork {
  private:
   void wait_for_moves(int k) {
     double ready = now_;
+    int last = -1;
     for (const int move : waits_[static_cast<std::size_t>(k)]) {
-      ready = std::max(ready, s_.at[static_cast<std::size_t>(move)].end);
+      if (const double end = s_.at[static_cast<std::size_t>(move)].end; end > ready) {
+        ready = end;
+        last = move;
+      }
     }
-    s_.stalls[static_cast<std::size_t>(k)] = ready - now_;
+    if (last >= 0) {
+      const Instruction& move = program_.step[static_cast<std::size_t>(last)];
+      s_.stalls[static_cast<std::size_t>(k)] = ready - now_;
+      s_.stalls_by_cause[{{move.source, move.tier}, move.cls}] += ready - now_;
+    }
     now_ = ready;
   }
   void start(const Instruction& move, int k) {

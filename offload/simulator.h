@@ -30,16 +30,25 @@ struct Timing {
 struct Moment {
   double begin = 0, end = 0;
 };
+/// What was waited for.
+struct Cause {
+  Link link;
+  PackClass cls = {};
+  friend auto operator<=>(const Cause&, const Cause&) = default;
+};
 /// A step on virtual time, under one outcome.
 struct Simulation {
-  std::vector<Moment> at;       // by instruction; what does not run takes no time
-  std::vector<double> stalls;   // by instruction: how long transfers were waited for before it
-  double seconds = 0;           // of the step
-  double compute_seconds = 0;   // of its instructions
-  std::map<Link, double> busy;  // seconds of transfers
+  std::vector<Moment> at;      // by instruction; what does not run takes no time
+  std::vector<double> stalls;  // by instruction: how long transfers were waited for before it
+  std::map<Cause, double> stalls_by_cause;  // each for the transfer that came last
+  double seconds = 0;                       // of the step
+  double compute_seconds = 0;               // of its instructions
+  std::map<Link, double> busy;              // seconds of transfers
   std::map<Link, std::int64_t> moved_bytes;
   /// No order of the same work is faster: the busiest resource. Compute is one of them.
   double bound_seconds() const;
+  /// Its name: "compute", "host -> device".
+  std::string bound_by() const;
   double stalled_seconds() const;
 };
 

@@ -218,16 +218,13 @@ void Planner::reserve_what_must_be_there() {
 void Planner::require_room() const {
   for (const auto& [tier, r] : rooms_) {
     if (const int k = r.fullest(); r.at(k) > r.budget()) {
-      throw Error(Errc::infeasible,
-                  fmt::format("plan: tier {} needs {} at instruction {} ({} of block {}), its "
-                              "budget is {}: {} are missing",
-                              to_string(tier),
-                              bytes_text(r.at(k)),
-                              k,
-                              to_string(base_.step[static_cast<std::size_t>(k)].op),
-                              base_.step[static_cast<std::size_t>(k)].block,
-                              bytes_text(r.budget()),
-                              bytes_text(r.at(k) - r.budget())));
+      throw Infeasible({tier,
+                        r.at(k),
+                        r.budget(),
+                        fmt::format("they are needed at instruction {} ({} of block {})",
+                                    k,
+                                    to_string(base_.step[static_cast<std::size_t>(k)].op),
+                                    base_.step[static_cast<std::size_t>(k)].block)});
     }
   }
 }
@@ -571,8 +568,16 @@ Plan place(std::span<Program* const> programs,
     }
   }
   for (int attempt = 1;; ++attempt) {
-    for (std::size_t k = 0; k < programs.size(); ++k) {
-      *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+    try {
+      for (std::size_t k = 0; k < programs.size(); ++k) {
+        *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+      }
+    } catch (const Infeasible& error) {
+      Misfit misfit = error.misfit();
+      const std::int64_t lost = budgets.at(misfit.tier) - allowed.at(misfit.tier);
+      misfit.needed_bytes += lost;
+      misfit.budget_bytes += lost;
+      throw Infeasible(std::move(misfit));
     }
     Plan plan = make_plan(programs, sizes);
     Budgets reached;
