@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -147,6 +148,7 @@ class Planner {
   void require_room() const;
   void join_stays();
   void make_transfers();
+  bool hands_over(PackKey key, const std::vector<Stay>& stays, std::size_t stay);
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
   std::vector<double> starts_of(const Program* written) const;
@@ -281,40 +283,65 @@ Instruction move_of(Op op, PackKey key, Tier source, Tier tier) {
           .source = source};
 }
 
+/// Whether what was just written in one tier of memory goes on to another without a way home, and
+/// from there home later. Takes the room for it.
+bool Planner::hands_over(PackKey key, const std::vector<Stay>& stays, std::size_t s) {
+  if (s + 1 >= stays.size() || !stays[s].written) {
+    return false;
+  }
+  const Stay &stay = stays[s], &next = stays[s + 1];
+  const bool elsewhere = stay.tier != home(key) && next.tier != home(key) &&
+                         stay.tier != next.tier && home(key).kind == TierKind::nvme;
+  if (!elsewhere || next.begins || next.first != stay.last + 1) {
+    return false;
+  }
+  const int begin = left_by(stay.tier, stay.last + 1), end = left_by(stay.tier, next.first + 1);
+  Room* const r = room(stay.tier);
+  if (r != nullptr && !r->fits(begin, end, size(key))) {
+    return false;
+  }
+  hold(stay.tier, begin, end, size(key));
+  return true;
+}
+
 /// From home and back around every stay elsewhere.
 void Planner::add_lasting(PackKey key, const std::vector<Stay>& stays) {
   const Tier at_home = home(key);
   int free_from = 0;  // from where on the home's bytes are the latest
+  bool handed = false;
   for (std::size_t s = 0; s < stays.size(); ++s) {
     const Stay& stay = stays[s];
     if (stay.tier == at_home) {
       free_from = stay.last + 1;
       continue;
     }
+    const bool from_before = std::exchange(handed, hands_over(key, stays, s));
     const int next = s + 1 < stays.size() ? stays[s + 1].first : count_ - 1;
     const bool conditional = stay.when != When::always;
     // Only `skipped` is the opposite of a condition that can be said.
     const int from =
         conditional && stay.when != When::applied ? std::max(free_from, decide_ + 1) : free_from;
     if (!stay.begins) {
-      Transfer fetch{.move = move_of(Op::fetch, key, at_home, stay.tier),
+      const Tier source = from_before ? stays[s - 1].tier : at_home;
+      Transfer fetch{.move = move_of(Op::fetch, key, source, stay.tier),
                      .size_bytes = size(key),
                      .start = stay.first,
                      .due = stay.first,
-                     .earliest = from,
+                     .earliest = from_before ? stay.first : from,
                      .latest = stay.first};
       fetch.move.when = stay.when;
       transfers_.push_back(fetch);
     }
+    const int leaves = handed ? next + 1 : stay.last + 1;
+    const bool clean = handed || !(stay.written || from_before);
     Transfer evict{.move = move_of(Op::evict, key, stay.tier, at_home),
                    .size_bytes = size(key),
-                   .start = stay.last + 1,
-                   .due = stay.last + 1,
-                   .earliest = stay.last + 1,
-                   .latest = next};
+                   .start = leaves,
+                   .due = leaves,
+                   .earliest = leaves,
+                   .latest = clean ? leaves : next};
     evict.move.when = stay.when;
-    evict.move.clean = !stay.written;
-    evict.latest = stay.written ? next : evict.due;
+    evict.move.clean = clean;
     transfers_.push_back(evict);
     free_from = stay.last + 1;
   }
