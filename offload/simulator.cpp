@@ -1,9 +1,14 @@
 #include "offload/simulator.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <queue>
+#include <tuple>
 
 #include "core/error.h"
+#include "offload/issue_order.h"
+#include "offload/shared_capacity.h"
 
 namespace strata::offload {
 
@@ -23,10 +28,28 @@ double Timing::transfer_seconds(const Instruction& move, std::int64_t size_bytes
   return latency_seconds + static_cast<double>(size_bytes) / rate->second;
 }
 
+std::vector<double> compute_alone(const Program& program, const Timing& timing) {
+  std::vector<double> at;
+  double device = 0, host = 0;
+  for (const Instruction& i : program.step) {
+    const double seconds = timing.compute_seconds(i);
+    if (timing.beside_device(i)) {
+      host = std::max(host, device);  // what it works on comes from the device
+      at.push_back(host);
+      host += seconds;
+    } else {
+      device = i.op == Op::end ? std::max(host, device) : device;
+      at.push_back(device);
+      device += seconds;
+    }
+  }
+  return at;
+}
+
 double Simulation::bound_seconds() const {
-  double bound = compute_seconds;
-  for (const auto& [link, seconds] : busy) {
-    bound = std::max(bound, seconds);
+  double bound = std::max({compute_seconds - host_seconds, host_seconds, shared_seconds});
+  for (const auto& [link, alone] : busy) {
+    bound = std::max(bound, alone);
   }
   return bound;
 }
@@ -37,66 +60,167 @@ double Simulation::stalled_seconds() const {
 
 namespace {
 
+/// Work of each instruction, and when it is done.
 class Clockwork {
  public:
-  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing)
-      : program_(program), sizes_(sizes), timing_(timing), waits_(program.step.size() + 1) {
+  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing, Outcome outcome)
+      : program_(program),
+        sizes_(sizes),
+        timing_(timing),
+        runs_(running(program, outcome)),
+        waits_(timing.host_cores == HostCores::are_device ? in_order(program, runs_)
+                                                          : beside_device(program, runs_)),
+        seconds_(program.step.size(), 0.0),
+        capacity_of_(program.step.size(), -1) {
     s_.at.resize(program.step.size());
-    s_.stalls.resize(program.step.size() + 1);
   }
 
-  Simulation run(Outcome outcome) {
-    const int count = static_cast<int>(program_.step.size());
-    bool decided = program_.lazy;
-    for (int k = 0; k < count; ++k) {
-      const Instruction& i = program_.step[static_cast<std::size_t>(k)];
-      wait_for_moves(k);
-      const bool runs_now = !decided || runs(i.when, outcome);
-      if (runs_now && is_move(i.op)) {
-        start(i, k);
-      } else {
-        const double seconds = runs_now ? timing_.compute_seconds(i) : 0;
-        s_.at[static_cast<std::size_t>(k)] = {now_, now_ + seconds};
-        now_ += seconds;
-        s_.compute_seconds += seconds;
-      }
-      decided = decided || i.op == Op::decide;
+  Simulation run() {
+    for (std::size_t k = 0; k < program_.step.size(); ++k) {
+      count(k);
     }
-    wait_for_moves(count);
-    s_.seconds = now_;
+    timing_.shared.empty() ? each_for_itself() : sharing();
+    for (const Moment& moment : s_.at) {
+      s_.seconds = std::max(s_.seconds, moment.end);
+    }
+    for (const SharedLinks& shared : timing_.shared) {
+      s_.shared_seconds = std::max(s_.shared_seconds,
+                                   least_seconds(shared, timing_.bytes_per_second, s_.moved_bytes));
+    }
+    note_stalls();
     return std::move(s_);
   }
 
  private:
-  void wait_for_moves(int k) {
-    double ready = now_;
-    for (const int move : waits_[static_cast<std::size_t>(k)]) {
-      ready = std::max(ready, s_.at[static_cast<std::size_t>(move)].end);
+  void count(std::size_t k) {
+    const Instruction& i = program_.step[k];
+    if (!runs_[k]) {
+      return;
     }
-    s_.stalls[static_cast<std::size_t>(k)] = ready - now_;
-    now_ = ready;
-  }
-  void start(const Instruction& move, int k) {
-    const Link link{move.source, move.tier};
-    const std::int64_t bytes = move.clean ? 0 : sizes_.at(move.key());
-    const double seconds = timing_.transfer_seconds(move, bytes);
-    double& free = free_[link];
-    const double begin = std::max(free, now_);
-    s_.at[static_cast<std::size_t>(k)] = {begin, begin + seconds};
-    free = seconds > 0 ? begin + seconds : free;
-    s_.busy[link] += seconds;
+    if (!is_move(i.op)) {
+      seconds_[k] = timing_.compute_seconds(i);
+      s_.compute_seconds += seconds_[k];
+      s_.host_seconds += timing_.beside_device(i) ? seconds_[k] : 0;
+      return;
+    }
+    const Link link{i.source, i.tier};
+    const std::int64_t bytes = i.clean ? 0 : sizes_.at(i.key());
+    seconds_[k] = timing_.transfer_seconds(i, bytes);
+    s_.busy[link] += seconds_[k];
     s_.moved_bytes[link] += bytes;
-    waits_[static_cast<std::size_t>(due(move, k))].push_back(k);
+    for (std::size_t c = 0; c < timing_.shared.size() && bytes > 0; ++c) {
+      if (std::ranges::find(timing_.shared[c].links, link) != timing_.shared[c].links.end()) {
+        capacity_of_[k] = static_cast<int>(c);
+      }
+    }
   }
+  double begin_of(std::size_t k) const {
+    double begin = 0;
+    for (const int before : waits_.of(k)) {
+      begin = std::max(begin, s_.at[static_cast<std::size_t>(before)].end);
+    }
+    return begin;
+  }
+  /// What is waited for comes first in the program too.
+  void each_for_itself() {
+    for (std::size_t k = 0; k < s_.at.size(); ++k) {
+      const double begin = begin_of(k);
+      s_.at[k] = {begin, begin + seconds_[k]};
+    }
+  }
+  void sharing();
+  void note_stalls();
 
   const Program& program_;
   const PackSizes& sizes_;
   const Timing& timing_;
-  std::vector<std::vector<int>> waits_;
-  std::map<Link, double> free_;
+  const std::vector<bool> runs_;
+  const Waits waits_;
+  std::vector<double> seconds_;   // alone
+  std::vector<int> capacity_of_;  // of transfers that share one: which; else -1
   Simulation s_;
-  double now_ = 0;
 };
+
+/// From event to event: a transfer's end depends on those that start while it runs.
+void Clockwork::sharing() {
+  struct Event {
+    double time;
+    std::size_t index;
+    bool enters;  // a transfer begins to take its part of a capacity; else it is done
+    bool operator>(const Event& other) const {
+      return std::tie(time, index) > std::tie(other.time, other.index);
+    }
+  };
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events;
+  std::vector<SharedCapacity> capacities;
+  for (const SharedLinks& shared : timing_.shared) {
+    capacities.emplace_back(shared.bytes_per_second);
+  }
+  std::vector<std::size_t> open(s_.at.size());
+  std::vector<std::vector<std::size_t>> followers(s_.at.size());
+  const auto begin = [&](std::size_t k) {
+    s_.at[k].begin = begin_of(k);
+    const bool shares = capacity_of_[k] >= 0;
+    events.push({s_.at[k].begin + (shares ? timing_.latency_seconds : seconds_[k]), k, shares});
+  };
+  const auto finish = [&](std::size_t k, double time) {
+    s_.at[k].end = time;
+    for (const std::size_t next : followers[k]) {
+      if (--open[next] == 0) {
+        begin(next);
+      }
+    }
+  };
+  for (std::size_t k = 0; k < s_.at.size(); ++k) {
+    for (const int before : waits_.of(k)) {
+      followers[static_cast<std::size_t>(before)].push_back(k);
+    }
+    open[k] = waits_.of(k).size();
+    if (open[k] == 0) {
+      begin(k);
+    }
+  }
+  constexpr double kNever = std::numeric_limits<double>::infinity();
+  for (;;) {
+    const auto first = std::ranges::min_element(capacities, {}, &SharedCapacity::next_end);
+    const double next = events.empty() ? kNever : events.top().time;
+    const double ended = first->next_end();
+    if (next == kNever && ended == kNever) {
+      return;
+    }
+    if (ended <= next) {
+      finish(static_cast<std::size_t>(first->finish_next()), ended);
+      continue;
+    }
+    const Event event = events.top();
+    events.pop();
+    if (event.enters) {
+      const Instruction& i = program_.step[event.index];
+      capacities[static_cast<std::size_t>(capacity_of_[event.index])].start(
+          static_cast<int>(event.index),
+          timing_.bytes_per_second.at({i.source, i.tier}),
+          static_cast<double>(sizes_.at(i.key())),
+          event.time);
+    } else {
+      finish(event.index, event.time);
+    }
+  }
+}
+
+/// How much later an instruction begins than its resource was free.
+void Clockwork::note_stalls() {
+  s_.stalls.assign(s_.at.size(), 0);
+  double device = 0, host = 0;
+  for (std::size_t k = 0; k < s_.at.size(); ++k) {
+    const Instruction& i = program_.step[k];
+    if (is_move(i.op)) {
+      continue;
+    }
+    double& free = timing_.beside_device(i) ? host : device;
+    s_.stalls[k] = s_.at[k].begin - free;
+    free = s_.at[k].end;
+  }
+}
 
 }  // namespace
 
@@ -104,7 +228,7 @@ Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,
                     Outcome outcome) {
-  return Clockwork(program, sizes, timing).run(outcome);
+  return Clockwork(program, sizes, timing, outcome).run();
 }
 
 }  // namespace strata::offload

@@ -91,14 +91,14 @@ class Planner {
     }
     return bytes;
   }
-  Draft run() {
+  Draft run(int rounds) {
     reserve_what_must_be_there();
     require_room();
     join_stays();
     make_transfers();
     Program best = write();
     double best_seconds = simulate(best, sizes_, timing_).seconds;
-    for (int round = 0; round < kRounds && !transfers_.empty(); ++round) {
+    for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
       spread(starts_of(round == 0 ? nullptr : &best));
       Program next = write();
       const double seconds = simulate(next, sizes_, timing_).seconds;
@@ -114,7 +114,6 @@ class Planner {
   }
 
  private:
-  static constexpr int kRounds = 4;
   static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
 
   std::int64_t size(PackKey key) const { return sizes_.at(key); }
@@ -150,7 +149,6 @@ class Planner {
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
   std::vector<double> starts_of(const Program* written) const;
-  std::vector<double> compute_alone() const;
   void spread(const std::vector<double>& at);
   void delay_departures(const std::vector<double>& at);
   void advance_arrivals(const std::vector<double>& at);
@@ -353,7 +351,7 @@ void Planner::add_passing(PackKey key, const std::vector<Stay>& stays) {
 /// When each instruction would start: as in a program that was written; or, without one, if the
 /// busiest resource set the pace throughout.
 std::vector<double> Planner::starts_of(const Program* written) const {
-  std::vector<double> at = compute_alone();
+  std::vector<double> at = compute_alone(base_, timing_);
   if (written != nullptr) {
     const Simulation s = simulate(*written, sizes_, timing_);
     for (std::size_t k = 0; k < at.size(); ++k) {
@@ -375,17 +373,6 @@ std::vector<double> Planner::starts_of(const Program* written) const {
   return at;
 }
 
-/// When each would start if no transfer were waited for.
-std::vector<double> Planner::compute_alone() const {
-  std::vector<double> at;
-  double now = 0;
-  for (const Instruction& i : base_.step) {
-    at.push_back(now);
-    now += timing_.compute_seconds(i);
-  }
-  return at;
-}
-
 /// Transfers start over from what must be, and then reach out in time as far as is of use.
 void Planner::spread(const std::vector<double>& at) {
   least_ = least_.empty() ? rooms_ : least_;
@@ -394,7 +381,7 @@ void Planner::spread(const std::vector<double>& at) {
     (t.brings() ? t.start : t.due) = t.brings() ? t.due : t.start;
   }
   delay_departures(at);
-  advance_arrivals(compute_alone());
+  advance_arrivals(compute_alone(base_, timing_));
 }
 
 /// In the order in which they start: each is waited for where it will be done.
@@ -521,11 +508,15 @@ Program with_transfers(const Program& program,
                        const Placement& placement,
                        const PackSizes& sizes,
                        const Timing& timing,
-                       const Budgets& budgets) {
+                       const Budgets& budgets,
+                       Effort effort) {
   // Room either keeps what is used again or lets transfers run ahead; which is better, time tells.
   std::optional<Planner::Draft> best;
-  for (const int spare : {0, 1, 2, 3, 5, 8}) {
-    Planner::Draft draft = Planner(program, placement, sizes, timing, budgets, spare).run();
+  const std::vector<int> spares =
+      effort == Effort::full ? std::vector{0, 1, 2, 3, 5, 8} : std::vector{2};
+  for (const int spare : spares) {
+    Planner planner(program, placement, sizes, timing, budgets, spare);
+    Planner::Draft draft = planner.run(effort == Effort::full ? 4 : 1);
     if (!best || draft.seconds < best->seconds) {
       best = std::move(draft);
     }
