@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <functional>
-#include <limits>
+#include <random>
 
 namespace strata::offload {
 namespace {
@@ -27,10 +27,19 @@ TiersByBlock changed(TiersByBlock tiers, const Change& change, Blocks blocks) {
   return tiers;
 }
 
+/// Fits better, or as well and is faster.
+bool better(const Verdict& then, const Verdict& before) {
+  return then.missing_bytes == before.missing_bytes ? then.seconds < before.seconds * kWorthIt
+                                                    : then.missing_bytes < before.missing_bytes;
+}
+
 class Search {
  public:
   Search(const PlacementTask& task, const SearchSettings& settings)
-      : task_(task), settings_(settings), judge_(task, settings.effort) {
+      : task_(task),
+        most_(static_cast<int>(std::min<std::int64_t>(
+            settings.judgements, settings.instructions / std::ssize(task.programs.front()->step)))),
+        judge_(task, settings.effort) {
     for (const auto& [tier, bytes] : task.budgets) {
       tiers_.push_back(tier);
     }
@@ -50,19 +59,14 @@ class Search {
     const TiersByBlock lowest = lowest_placement(judge_, task_.budgets);
     const Verdict first = judge_(lowest);
     look_at_equal_blocks();
-    if (judge_.best().empty()) {
-      repair();
-    }
+    const int all = judge_.blocks(), aimed = most_ / 2;
+    const bool fits = !judge_.best().empty();
+    improve(fits ? judge_.best() : judge_.nearest(), all, (judge_.judged() + aimed) / 2);
+    improve(lowest, all, aimed);
+    shake(most_);
     if (judge_.best().empty()) {
       judge_.refuse(lowest);
     }
-    const TiersByBlock uniform = judge_.best();
-    const int reserve = settings_.judgements - settings_.local_judgements;
-    improve(uniform, judge_.judged() + (reserve - judge_.judged()) / 2);
-    if (first.missing_bytes == 0) {
-      improve(lowest, reserve);
-    }
-    exchange();
     return {.by_block = judge_.best(),
             .placement = placement_of(judge_.best(), task_.sizes),
             .seconds = judge_.best_seconds(),
@@ -80,21 +84,13 @@ class Search {
   bool spent(int limit) const { return judge_.judged() >= limit; }
   void make_changes();
   void look_at_equal_blocks();
-  void repair();
-  void try_pairs(const TiersByBlock& now, const std::function<bool()>& enough);
-  /// Groups of so many blocks, one after the other, as long as anything may be judged.
-  void for_groups(int width, const std::function<void(Blocks)>& look) {
-    for (int b = 0; b < judge_.blocks() && !spent(settings_.judgements); b += width) {
-      look({b, std::min(b + width, judge_.blocks())});
-    }
-  }
   double room_taken(const TiersByBlock& from, const TiersByBlock& to) const;
   std::vector<Candidate> candidates(const TiersByBlock& now, int width, int limit);
-  void improve(TiersByBlock now, int limit);
-  void exchange();
+  void improve(TiersByBlock now, int width, int limit);
+  void shake(int limit);
 
   const PlacementTask& task_;
-  const SearchSettings& settings_;
+  const int most_;  // judgements
   PlacementJudge judge_;
   std::vector<Tier> tiers_, update_tiers_;
   std::array<bool, 4> present_{};
@@ -152,29 +148,9 @@ void Search::look_at_equal_blocks() {
   }
   vary(&Tiers::update, update_tiers_);
   for (const Tiers& tiers : all) {
-    if (!spent(settings_.judgements / 2)) {
+    if (!spent(most_ / 4)) {
       judge_(TiersByBlock(blocks, tiers));
     }
-  }
-}
-
-/// Towards fewer missing bytes, until none are: in large steps, then in small ones, then by two
-/// changes at a time.
-void Search::repair() {
-  const auto missing = [&] { return judge_(judge_.nearest()).missing_bytes; };
-  for (int width = judge_.blocks(); width > 0; width /= 2) {
-    std::int64_t before = 0;
-    do {
-      before = missing();
-      const TiersByBlock now = judge_.nearest();
-      for (const Change& change : changes_) {
-        for_groups(width, [&](Blocks blocks) { judge_(changed(now, change, blocks)); });
-      }
-    } while (missing() < before && missing() > 0 && !spent(settings_.judgements));
-  }
-  for (std::int64_t before = missing() + 1; missing() < before && missing() > 0;) {
-    before = missing();
-    try_pairs(judge_.nearest(), [&] { return missing() < before; });
   }
 }
 
@@ -196,20 +172,18 @@ double Search::room_taken(const TiersByBlock& from, const TiersByBlock& to) cons
 
 /// What helps, best first.
 std::vector<Search::Candidate> Search::candidates(const TiersByBlock& now, int width, int limit) {
-  const double before = judge_(now).seconds;
+  const Verdict before = judge_(now);
   std::vector<Candidate> helping;
   for (std::size_t c = 0; c < changes_.size(); ++c) {
     for (int b = 0; b < judge_.blocks() && !spent(limit); b += width) {
       const Blocks blocks{b, std::min(b + width, judge_.blocks())};
       const TiersByBlock next = changed(now, changes_[c], blocks);
-      if (next == now) {
-        continue;
-      }
-      const double seconds = judge_(next).seconds;
-      if (seconds < before * kWorthIt) {
+      if (const Verdict then = judge_(next); better(then, before)) {
         constexpr double kNothing = 1e-6;  // what frees memory costs none of it
-        helping.push_back(
-            {(before - seconds) / std::max(kNothing, room_taken(now, next)), c, blocks});
+        const double gain = before.missing_bytes > 0
+                                ? static_cast<double>(before.missing_bytes - then.missing_bytes)
+                                : before.seconds - then.seconds;
+        helping.push_back({gain / std::max(kNothing, room_taken(now, next)), c, blocks});
       }
     }
   }
@@ -217,49 +191,40 @@ std::vector<Search::Candidate> Search::candidates(const TiersByBlock& now, int w
   return helping;
 }
 
-void Search::improve(TiersByBlock now, int limit) {
-  double seconds = judge_(now).seconds;
-  for (int width = judge_.blocks(); width > 0 && !spent(limit); width /= 2) {
-    for (bool better = true; better && !spent(limit);) {
-      better = false;
+/// As long as something helps: for groups of `width` blocks, then for halves of them.
+void Search::improve(TiersByBlock now, int width, int limit) {
+  Verdict verdict = judge_(now);
+  for (; width > 0 && !spent(limit); width /= 2) {
+    for (bool helped = true; helped && !spent(limit);) {
+      helped = false;
       // What helped before others were taken may not any more: each is judged again.
       for (const Candidate& candidate : candidates(now, width, limit)) {
         const TiersByBlock next = changed(now, changes_[candidate.change], candidate.blocks);
-        const double then = judge_(next).seconds;
-        if (then < seconds * kWorthIt) {
+        if (const Verdict then = judge_(next); better(then, verdict)) {
           now = next;
-          seconds = then;
-          better = true;
+          verdict = then;
+          helped = true;
         }
       }
     }
   }
 }
 
-/// Two changes at a time, each of one block or of some, until that is enough.
-void Search::try_pairs(const TiersByBlock& now, const std::function<bool()>& enough) {
+/// Out of where no single change helps: some changes at random, and on from there.
+void Search::shake(int limit) {
   const int width = std::max(1, judge_.blocks() / 8);
-  for (const Change& first : changes_) {
-    for_groups(width, [&](Blocks blocks) {
-      const TiersByBlock one = changed(now, first, blocks);
-      for (const Change& second : changes_) {
-        for_groups(width, [&](Blocks others) {
-          if (one != now && !enough()) {
-            judge_(changed(one, second, others));
-          }
-        });
-      }
-    });
-  }
-}
-
-/// From the best that is known.
-void Search::exchange() {
-  for (double before = std::numeric_limits<double>::infinity();
-       judge_.best_seconds() < before * kWorthIt && !spent(settings_.judgements);) {
-    before = judge_.best_seconds();
-    const TiersByBlock now = judge_.best();
-    try_pairs(now, [&] { return judge_.best_seconds() < before * kWorthIt; });
+  std::mt19937 engine(1);
+  const auto one_of = [&](std::size_t count) { return engine() % count; };
+  for (int kick = 0; kick < limit && !spent(limit); ++kick) {
+    TiersByBlock now = judge_.best().empty() ? judge_.nearest() : judge_.best();
+    for (std::size_t k = one_of(3) + 1; k > 0; --k) {
+      const int b = static_cast<int>(one_of(static_cast<std::size_t>(judge_.blocks())));
+      const int begin = b / width * width;
+      now = changed(now,
+                    changes_[one_of(changes_.size())],
+                    {begin, std::min(begin + width, judge_.blocks())});
+    }
+    improve(now, width, limit);
   }
 }
 

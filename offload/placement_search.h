@@ -3,11 +3,11 @@
 
 namespace strata::offload {
 
-/// How far a search goes. Programs are written and simulated no more often than `judgements` says:
-/// results never depend on the speed of the machine.
+/// How far a search goes; half of it, to changes at random in the end. A count: results never
+/// depend on the speed of the machine.
 struct SearchSettings {
-  int judgements = 300;
-  int local_judgements = 100;  // of them, for exchanging one thing for another at the end
+  std::int64_t instructions = 150'000;  // of programs written and simulated
+  int judgements = 1000;                // such programs at most
   Effort effort = Effort::quick;
 };
 
