@@ -85,6 +85,7 @@ class TwoQueues {
       if (!runs_[k]) {
         until_next_.insert(until_next_.end(), before_.begin(), before_.end());
         before_.clear();
+        wait_for(last_[queue_of(i.tier)]);
       } else if (is_move(i.op)) {
         transfer(i, static_cast<int>(k));
       } else {
