@@ -81,7 +81,7 @@ class TwoQueues {
     for (std::size_t k = 0; k < program_.step.size(); ++k) {
       const Instruction& i = program_.step[k];
       before_ = due_moves_.at(k);
-      open_gates();
+      open_gates(i);
       if (!runs_[k]) {
         until_next_.insert(until_next_.end(), before_.begin(), before_.end());
         before_.clear();
@@ -106,12 +106,19 @@ class TwoQueues {
     }
   }
 
-  /// What is due leaves room in the tier that it came from to the transfers that follow.
-  void open_gates() {
+  /// What is due leaves room in the tier that it came from to the transfers that follow, and, if it
+  /// is the host that it is due for, to what the device creates.
+  void open_gates(const Instruction& by) {
     for (const int m : before_) {
       const Instruction& move = program_.step[static_cast<std::size_t>(m)];
       if (move.op != Op::fetch) {
         left_[move.source][{move.source, move.tier}] = m;
+      }
+      if (move.source == Tier() && !is_move(by.op) && by.tier != Tier()) {
+        gone_before_ = gone_.block == by.block ? gone_before_ : gone_.moves;
+        gone_.moves = gone_.block == by.block ? gone_.moves : std::vector<int>{};
+        gone_.block = by.block;
+        gone_.moves.push_back(m);
       }
     }
   }
@@ -120,8 +127,10 @@ class TwoQueues {
     const Link link{i.source, i.tier};
     const auto previous = last_of_link_.find(link);
     wait_for(previous == last_of_link_.end() ? kNone : previous->second);
-    if (i.tier.kind != TierKind::nvme) {
-      wait_for(last_[queue_of(i.tier)]);
+    if (i.tier == Tier()) {
+      wait_for(last_[0]);
+    } else if (i.tier.kind != TierKind::nvme) {
+      wait_for(host_before_);
     }
     append(before_, left_[i.tier]);
     // The device writes in the order of the program; of the host's instructions only those of the
@@ -150,7 +159,11 @@ class TwoQueues {
       wait_for(own == decided_.end() ? kNone : own->second);
       const auto of_all = decided_.find(-1);
       wait_for(of_all == decided_.end() ? kNone : of_all->second);
+      host_before_ = i.block == host_block_ ? host_before_ : last_[1];
+      host_block_ = i.block;
       last_of_block_[i.block] = k;
+    } else {
+      before_.insert(before_.end(), gone_before_.begin(), gone_before_.end());
     }
     if (i.op == Op::end) {
       wait_for(last_[1]);
@@ -166,6 +179,14 @@ class TwoQueues {
   const std::vector<bool>& runs_;
   DueMoves due_moves_;
   std::array<int, 2> last_{kNone, kNone};
+  // Host and device may be one block apart: bytes for the next block come while the host works on
+  // one, and the device goes on to the next while those of one leave.
+  int host_block_ = kNone, host_before_ = kNone;  // the last instruction of the block before
+  struct Gone {
+    int block = kNone;
+    std::vector<int> moves;
+  } gone_;
+  std::vector<int> gone_before_;
   std::map<int, int> last_of_block_, decided_;
   std::map<Tier, LastOfLink> left_;
   std::map<Replica, int> brought_;

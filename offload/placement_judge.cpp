@@ -170,7 +170,19 @@ void PlacementJudge::refuse(const TiersByBlock& tiers) {
                             bytes_text(bytes)));
   }
   for (const Program* const program : task_.programs) {
-    with_transfers(*program, placement, used_, task_.timing, task_.budgets, effort_);
+    try {
+      with_transfers(*program, placement, used_, task_.timing, task_.budgets, effort_);
+    } catch (const Error& error) {
+      std::string others;
+      for (const auto& [tier, bytes] : task_.budgets) {
+        others += fmt::format(
+            "{}{} of {}", others.empty() ? "" : ", ", bytes_text(bytes), strata::to_string(tier));
+      }
+      throw Error(error.code(),
+                  fmt::format("{}, although the tiers below hold what they can: there are {}",
+                              error.what(),
+                              others));
+    }
   }
   throw Error(Errc::internal, "plan: a placement that fits was refused");
 }

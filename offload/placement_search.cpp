@@ -15,11 +15,11 @@ struct Change {
   std::vector<std::pair<Tier Tiers::*, Tier>> parts;
 };
 struct Blocks {
-  int begin = 0, end = 0;
+  int begin = 0, end = 0, stride = 1;
 };
 
 TiersByBlock changed(TiersByBlock tiers, const Change& change, Blocks blocks) {
-  for (int b = blocks.begin; b < blocks.end; ++b) {
+  for (int b = blocks.begin; b < blocks.end; b += blocks.stride) {
     for (const auto& [part, tier] : change.parts) {
       tiers[static_cast<std::size_t>(b)].*part = tier;
     }
@@ -85,6 +85,7 @@ class Search {
   void make_changes();
   void look_at_equal_blocks();
   double room_taken(const TiersByBlock& from, const TiersByBlock& to) const;
+  std::vector<Blocks> groups_of(const Change& change, int width) const;
   std::vector<Candidate> candidates(const TiersByBlock& now, int width, int limit);
   void improve(TiersByBlock now, int width, int limit);
   void shake(int limit);
@@ -170,13 +171,33 @@ double Search::room_taken(const TiersByBlock& from, const TiersByBlock& to) cons
   return taken;
 }
 
+/// Neighbours; and of where updates run also every second block and so on: those of the device are
+/// best spread among those of the host.
+std::vector<Blocks> Search::groups_of(const Change& change, int width) const {
+  std::vector<Blocks> groups;
+  for (int b = 0; b < judge_.blocks(); b += width) {
+    groups.push_back({b, std::min(b + width, judge_.blocks())});
+  }
+  if (width == judge_.blocks() && change.parts.size() <= 2 &&
+      change.parts.front().first == &Tiers::update) {
+    for (const int stride : {2, 3, 4, 6, 8}) {
+      if (stride < judge_.blocks()) {
+        groups.push_back({0, judge_.blocks(), stride});
+      }
+    }
+  }
+  return groups;
+}
+
 /// What helps, best first.
 std::vector<Search::Candidate> Search::candidates(const TiersByBlock& now, int width, int limit) {
   const Verdict before = judge_(now);
   std::vector<Candidate> helping;
   for (std::size_t c = 0; c < changes_.size(); ++c) {
-    for (int b = 0; b < judge_.blocks() && !spent(limit); b += width) {
-      const Blocks blocks{b, std::min(b + width, judge_.blocks())};
+    for (const Blocks blocks : groups_of(changes_[c], width)) {
+      if (spent(limit)) {
+        break;
+      }
       const TiersByBlock next = changed(now, changes_[c], blocks);
       if (const Verdict then = judge_(next); better(then, before)) {
         constexpr double kNothing = 1e-6;  // what frees memory costs none of it

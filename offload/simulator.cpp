@@ -28,6 +28,18 @@ double Timing::transfer_seconds(const Instruction& move, std::int64_t size_bytes
   return latency_seconds + static_cast<double>(size_bytes) / rate->second;
 }
 
+double Timing::crowded_seconds(const Instruction& move, std::int64_t size_bytes) const {
+  double seconds = transfer_seconds(move, size_bytes);
+  const Link link{move.source, move.tier};
+  for (const SharedLinks& s : shared) {
+    if (!move.clean && std::ranges::find(s.links, link) != s.links.end()) {
+      seconds = std::max(
+          seconds, latency_seconds + 2 * static_cast<double>(size_bytes) / s.bytes_per_second);
+    }
+  }
+  return seconds;
+}
+
 std::vector<double> compute_alone(const Program& program, const Timing& timing) {
   std::vector<double> at;
   double device = 0, host = 0;

@@ -40,6 +40,8 @@ struct Timing {
   std::vector<SharedLinks> shared = {};
   HostCores host_cores = HostCores::are_device;
   double transfer_seconds(const Instruction& move, std::int64_t size_bytes) const;
+  /// When half of what its link shares is used by others.
+  double crowded_seconds(const Instruction& move, std::int64_t size_bytes) const;
   /// Whether an instruction runs beside the device.
   bool beside_device(const Instruction& i) const {
     return host_cores == HostCores::beside_device && i.tier != Tier();
@@ -73,8 +75,9 @@ struct Simulation {
 /// one before it is done and the transfers that it waits for are. With host cores beside the device
 /// nobody waits to issue: an instruction starts when the one before it on its resource is done, the
 /// transfers waited for at its place are, and what was decided for its block is; a transfer when
-/// what it copies is written and what came before it where it goes is done. Room that a transfer to
-/// the host leaves is then waited for by transfers that take it, not by what the device creates.
+/// what it copies is written and what came before it where it goes is done. The two are at most one
+/// block apart: its bytes come while the host works on the block before, and the device goes on
+/// while they leave, for which there must be room.
 Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,

@@ -363,7 +363,7 @@ std::vector<double> Planner::starts_of(const Program* written) const {
   double bound = at.back();
   for (const Transfer& t : transfers_) {
     double& of_link = busy[{t.move.source, t.move.tier}];
-    of_link += timing_.transfer_seconds(t.move, t.size_bytes);
+    of_link += timing_.crowded_seconds(t.move, t.size_bytes);
     bound = std::max(bound, of_link);
   }
   const double stretch = at.back() > 0 ? bound / at.back() : 1;
@@ -397,7 +397,7 @@ void Planner::delay_departures(const std::vector<double>& at) {
   for (Transfer* const t : leaving) {
     double& done = free[{t->move.source, t->move.tier}];
     done = std::max(done, at[static_cast<std::size_t>(std::min(t->start, count_ - 1))]) +
-           timing_.transfer_seconds(t->move, t->size_bytes);
+           timing_.crowded_seconds(t->move, t->size_bytes);
     Room* const r = room(t->move.source);
     while (t->due < t->latest && at[static_cast<std::size_t>(t->due)] < done) {
       const int held = left_by(t->move.source, t->due);
@@ -423,7 +423,7 @@ void Planner::advance_arrivals(const std::vector<double>& at) {
   std::map<Link, double> next;
   std::map<const Transfer*, double> latest;
   for (auto t = coming.rbegin(); t != coming.rend(); ++t) {
-    const double seconds = timing_.transfer_seconds((*t)->move, (*t)->size_bytes);
+    const double seconds = timing_.crowded_seconds((*t)->move, (*t)->size_bytes);
     const auto [begin, first] = next.try_emplace({(*t)->move.source, (*t)->move.tier},
                                                  at[static_cast<std::size_t>((*t)->due)]);
     begin->second = std::min(begin->second, at[static_cast<std::size_t>((*t)->due)]) - seconds;
