@@ -17,6 +17,13 @@ void require_shape(const MatmulShape& s) {
   STRATA_ASSERT(s.out == DType::f32 || s.out == s.in);
 }
 
+void require_squares(const ProductSquares& squares, const MatmulShape& s) {
+  const bool any = squares.rows_of_a != nullptr || squares.columns_of_b != nullptr;
+  STRATA_ASSERT(!any || (s.in == DType::f32 && s.batch == 1));
+  STRATA_ASSERT(squares.rows_of_a == nullptr || s.form != MatmulForm::atb);
+  STRATA_ASSERT(squares.columns_of_b == nullptr || s.form != MatmulForm::abt);
+}
+
 void require_operand(const char* name, const Tensor& t, DType dtype, std::int64_t numel) {
   if (t.dtype() == dtype && t.numel() == numel && t.is_contiguous()) {
     return;
@@ -55,7 +62,8 @@ void matmul(const Tensor& C,
             Accumulate mode,
             std::span<std::byte> scratch,
             Stream& stream,
-            const Tensor& bias) {
+            const Tensor& bias,
+            const ProductSquares& squares) {
   require_shape(shape);
   require_operand("A", A, shape.in, shape.batch * shape.m * shape.k);
   require_operand("B", B, shape.in, shape.batch * shape.k * shape.n);
@@ -63,9 +71,10 @@ void matmul(const Tensor& C,
   if (shape.bias) {
     require_operand("the bias", bias, shape.in, shape.n);
   }
+  require_squares(squares, shape);
   STRATA_ASSERT(stream.lane() == Lane::compute);
   const std::int64_t start = steady_now_ns();
-  cpu::product({C.bytes(), A.bytes(), B.bytes(), bias.bytes()}, shape, mode, scratch);
+  cpu::product({C.bytes(), A.bytes(), B.bytes(), bias.bytes(), squares}, shape, mode, scratch);
   ProductUse& use = use_of(shape, mode);
   ++use.runs;
   use.nanoseconds += steady_now_ns() - start;

@@ -33,6 +33,14 @@ struct MatmulShape {
 /// bit.
 inline constexpr std::int64_t kMatmulRowCut = 256;
 
+/// Sums of squares along k in float64, in an order that k alone fixes: taken while the product
+/// reads the operand, where its kernel can, so that a large one is not read twice. Of f32 operands
+/// of one batch.
+struct ProductSquares {
+  double* rows_of_a = nullptr;     // (m), where A is not transposed
+  double* columns_of_b = nullptr;  // (n), where B is not transposed
+};
+
 /// Scratch that matmul() needs for this shape and the present thread_count(), in bytes.
 std::int64_t matmul_scratch_bytes(const MatmulShape& shape);
 
@@ -49,7 +57,8 @@ void matmul(const Tensor& C,
             Accumulate mode,
             std::span<std::byte> scratch,
             Stream& stream,
-            const Tensor& bias = {});
+            const Tensor& bias = {},
+            const ProductSquares& squares = {});
 
 /// A product, how often matmul() has run it on this thread, and how long that took.
 struct ProductUse {

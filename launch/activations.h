@@ -6,6 +6,7 @@
 #include "core/block.h"
 #include "launch/assemble.h"
 #include "launch/config.h"
+#include "launch/placings.h"
 
 namespace strata::launch {
 
@@ -18,7 +19,7 @@ std::vector<int> recomputed_blocks(const offload::RecomputeChoice& choice);
 struct Planned {
   std::unique_ptr<Blueprint> blueprint;
   offload::Budgets budgets;
-  std::string why;  // this recompute
+  std::string why;  // this recompute, or this placing
   bool fits() const { return !misfit(blueprint->plan(), budgets); }
 };
 
@@ -31,6 +32,14 @@ Planned plan_activations(Computation computation, const MemorySettings& memory);
 /// The same with the other tiers that the settings name: where everything fits the device, it stays
 /// there; else the placement that is fastest on virtual time among those that fit, unless the
 /// settings say which.
+/// Throws Infeasible, naming the nearest, when none of several fits.
 Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io);
+
+/// Every placing that plan_memory may choose from, all in the device first among them, with every
+/// recompute: also where it need not look further. `chosen`: what it chose; null: nothing fits.
+std::vector<Placing> compare_placings(const Computation& computation,
+                                      const MemorySettings& memory,
+                                      const IoSettings& io,
+                                      const Blueprint* chosen);
 
 }  // namespace strata::launch

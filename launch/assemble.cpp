@@ -205,6 +205,9 @@ StateDict Engine::state_dict() const {
 const Ledger& Engine::ledger() const {
   return impl_->ledger;
 }
+const offload::TieredStore& Engine::store() const {
+  return impl_->store;
+}
 const Blueprint& Engine::blueprint() const {
   return *impl_->blueprint;
 }

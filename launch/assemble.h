@@ -22,6 +22,10 @@
 #include "offload/simulator.h"
 #include "optim/optimizer.h"
 
+namespace strata::offload {
+class TieredStore;
+}
+
 namespace strata::launch {
 
 /// What a rank computes: a model, the shape of a step, a method. No data, no addresses.
@@ -110,6 +114,7 @@ class Engine {
   StateDict state_dict() const;
   std::int64_t period() const;
   const Ledger& ledger() const;
+  const offload::TieredStore& store() const;
   const Blueprint& blueprint() const;
 
  private:

@@ -103,14 +103,19 @@ std::optional<offload::HardwareProfile> kept_rates() {
   }
 }
 
-std::optional<Offloading> offloading_of(const MemorySettings& memory,
-                                        const IoSettings& io,
-                                        std::int64_t device_bytes,
-                                        RankPlace place) {
+Offloading device_alone() {
   Offloading o;
   const auto kept = kept_rates();
   o.measured = kept.has_value();
   o.rates = kept.value_or(assumed_rates());
+  return o;
+}
+
+std::optional<Offloading> offloading_of(const MemorySettings& memory,
+                                        const IoSettings& io,
+                                        std::int64_t device_bytes,
+                                        RankPlace place) {
+  Offloading o = device_alone();
   o.budgets[Tier()] = device_bytes;
   if (const std::int64_t host = host_budget(memory, device_bytes, place.on_machine); host != 0) {
     o.budgets[kHost] = host;

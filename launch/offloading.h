@@ -29,6 +29,8 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
                                         std::int64_t device_bytes,
                                         RankPlace place);
 
+/// The device alone, at the machine's rates.
+Offloading device_alone();
 /// The rates that `bench hardware` kept for this machine; absent: none are kept.
 std::optional<offload::HardwareProfile> kept_rates();
 

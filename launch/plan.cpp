@@ -8,9 +8,11 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/io/file.h"
 #include "launch/commands.h"
 #include "launch/plan_placements.h"
 #include "launch/plan_report.h"
+#include "launch/plan_svg.h"
 #include "launch/remedies.h"
 
 namespace strata::launch {
@@ -18,8 +20,12 @@ namespace {
 
 const std::vector<Option> kOptions{
     {"--json", "", "print one JSON object"},
-    {"--explain", "", "print what each kind of recompute, and each other placing, saves and costs"},
+    {"--explain",
+     "",
+     "print why the plan is as it is, what comes next, and what each kind of recompute saves"},
     {"--ranks", "N", "plan for N ranks on this machine; shows the one that needs most"},
+    {"--compare", "", "print every placing and recompute that was tried, best first"},
+    {"--svg", "FILE", "draw a step: a lane for each resource, a bar for each tier"},
     {"--program", "", "print the instructions of a step"}};
 
 RankPlace place_of(const Arguments& args) {
@@ -50,6 +56,72 @@ Planned plan_largest(Job& job, std::vector<RankPeak>& ranks) {
   return plan_job(job);
 }
 
+std::vector<Placing> compare(const Job& job, const Blueprint* chosen) {
+  const RunConfig& config = job.settings.config();
+  return compare_placings(job.computation, config.memory, config.io, chosen);
+}
+
+/// What is missing where shows even when nothing fits.
+Planned plan_or_compare(Job& job, std::vector<RankPeak>& ranks, bool compares) {
+  try {
+    return plan_largest(job, ranks);
+  } catch (const Error& error) {
+    if (compares && error.code() == Errc::infeasible) {
+      print_comparison(compare(job, nullptr));
+    }
+    throw;
+  }
+}
+
+struct Wishes {
+  bool json = false, explain = false, compare = false;
+};
+
+void print_json(const Job& job,
+                const Planned& planned,
+                const std::vector<RankPeak>& ranks,
+                Wishes wishes) {
+  nlohmann::json object = plan_json(job, planned, recompute_options(job, planned));
+  object["placements"] = placements_json(placement_options(planned));
+  object["ranks"] = ranks_json(ranks);
+  if (wishes.compare) {
+    object["tried"] = placings_json(compare(job, planned.blueprint.get()));
+  }
+  if (wishes.explain) {
+    object["reasons"] = reasons_json(reasons(*planned.blueprint, planned.budgets));
+  }
+  std::printf("%s\n", object.dump().c_str());
+}
+
+void print_text(const Job& job,
+                const Planned& planned,
+                const std::vector<RankPeak>& ranks,
+                Wishes wishes) {
+  std::printf("%s\n", model_line(job).c_str());
+  if (ranks.size() > 1) {
+    print_ranks(ranks);
+    std::printf("rank %d:\n", job.computation.place.rank);
+  }
+  print_plan(planned);
+  const bool offloads = planned.blueprint->computation().offloading != nullptr;
+  const auto tried = wishes.compare || (wishes.explain && offloads)
+                         ? compare(job, planned.blueprint.get())
+                         : std::vector<Placing>();
+  if (wishes.compare) {
+    print_comparison(tried);
+  }
+  if (wishes.explain && offloads) {
+    std::printf("why: %s\n", planned.why.c_str());
+    print_reasons(reasons(*planned.blueprint, planned.budgets), *planned.blueprint);
+    print_alternatives(tried);
+  } else if (wishes.explain) {
+    print_explanation(recompute_options(job, planned), planned);
+  }
+  if (wishes.explain) {
+    print_placements(placement_options(planned));
+  }
+}
+
 }  // namespace
 
 int plan(Words words) {
@@ -72,33 +144,19 @@ int plan(Words words) {
                      {},
                      Text::optional,
                      place_of(args));
+  const auto has = [&](const char* option) { return args.options.contains(option); };
+  const Wishes wishes{has("--json"), has("--explain"), has("--compare")};
   std::vector<RankPeak> ranks;
-  const Planned planned = plan_largest(job, ranks);
-  const bool json = args.options.contains("--json"), explain = args.options.contains("--explain");
-  const auto options =
-      json || explain ? recompute_options(job, planned) : std::vector<RecomputeOption>();
-  if (args.options.contains("--program")) {
+  const Planned planned = plan_or_compare(job, ranks, wishes.compare && !wishes.json);
+  if (has("--program")) {
     std::ostringstream program;
     program << planned.blueprint->step_program();
     std::printf("%s", program.str().c_str());
   }
-  if (json) {
-    nlohmann::json object = plan_json(job, planned, options);
-    object["placements"] = placements_json(placement_options(planned));
-    object["ranks"] = ranks_json(ranks);
-    std::printf("%s\n", object.dump().c_str());
-  } else {
-    std::printf("%s\n", model_line(job).c_str());
-    if (ranks.size() > 1) {
-      print_ranks(ranks);
-      std::printf("rank %d:\n", job.computation.place.rank);
-    }
-    print_plan(planned);
-    if (explain) {
-      print_explanation(options, planned);
-      print_placements(placement_options(planned));
-    }
+  if (has("--svg")) {
+    io::replace_file(args.options.at("--svg"), plan_svg(planned));
   }
+  (wishes.json ? print_json : print_text)(job, planned, ranks, wishes);
   require_fit(job, planned);
   return 0;
 }

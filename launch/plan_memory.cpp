@@ -1,6 +1,7 @@
 // Where the bytes of a job are: the device alone, or the fastest of what its tiers allow.
-#include <limits>
+#include <algorithm>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "core/error.h"
 #include "launch/activations.h"
 #include "launch/offloading.h"
+#include "launch/placings.h"
 
 namespace strata::launch {
 namespace {
@@ -36,7 +38,7 @@ void add_placements(std::vector<Tiers>& menu, Tier low, Tier near) {
       {.weights = low, .state = low, .grads = low, .activations = low},
   };
   for (const Tiers& tiers : choices) {
-    if (std::find(menu.begin(), menu.end(), tiers) == menu.end()) {
+    if (std::ranges::find(menu, tiers) == menu.end()) {
       menu.push_back(tiers);
     }
   }
@@ -65,23 +67,6 @@ std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memor
   return menu;
 }
 
-/// The blueprint of one placing; absent: it does not fit.
-std::unique_ptr<Blueprint> draft(Computation computation,
-                                 const Offloading& offloading,
-                                 std::string& why_not) {
-  computation.offloading = std::make_shared<const Offloading>(offloading);
-  try {
-    auto blueprint = std::make_unique<Blueprint>(computation);
-    return blueprint;
-  } catch (const Error& error) {
-    if (error.code() != Errc::infeasible) {
-      throw;
-    }
-    why_not = error.what();
-    return nullptr;
-  }
-}
-
 /// Budgets as the plan came to use them where they were to be the least.
 offload::Budgets settled(const offload::Budgets& budgets, const offload::Plan& plan) {
   offload::Budgets all = budgets;
@@ -94,47 +79,152 @@ offload::Budgets settled(const offload::Budgets& budgets, const offload::Plan& p
   return all;
 }
 
-}  // namespace
+/// Placings of one computation, each drawn once; the best of those that fit is kept.
+class Tries {
+ public:
+  Tries(Computation computation, const MemorySettings& memory, Offloading offloading)
+      : computation_(std::move(computation)),
+        memory_(memory),
+        offloading_(std::move(offloading)),
+        recompute_(recompute_menu(memory, static_cast<int>(computation_.model.L))) {}
 
-Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io) {
-  const bool named = !memory.placement.empty();
-  Planned resident = plan_activations(computation, memory);
-  const bool minimum = memory.device == Device::minimum;
-  const auto offloading = offloading_of(
-      memory, io, minimum ? offload::kLeast : resident.budgets.at(kDevice), computation.place);
-  if (!offloading || (!named && !minimum && resident.fits())) {
-    return resident;
-  }
-  const std::vector<Tiers> menu =
-      named ? std::vector{offloading->tiers} : menu_of(offloading->budgets);
-  std::unique_ptr<Blueprint> best;
-  std::string why_not;
-  const auto cost = [&](const Blueprint& b) {
-    const auto device = static_cast<double>(b.plan().tiers.at(kDevice).arena_bytes);
-    return std::pair(minimum ? device : 0.0, b.simulate_step()->seconds);
-  };
-  for (const Tiers& tiers : menu) {
-    for (const auto& recompute : recompute_menu(memory, static_cast<int>(computation.model.L))) {
-      Offloading one = *offloading;
-      one.tiers = tiers;
-      computation.recompute = recompute;
-      auto blueprint = draft(computation, one, why_not);
-      if (blueprint && (!best || cost(*blueprint) < cost(*best))) {
-        best = std::move(blueprint);
+  void add(const std::vector<Tiers>& menu) {
+    for (const Tiers& tiers : menu) {
+      for (const auto& recompute : recompute_) {
+        computation_.recompute = recompute;
+        add(tiers);
       }
     }
   }
-  if (!best) {
-    throw Error(Errc::infeasible, why_not);
+  const std::vector<Placing>& all() const { return all_; }
+  std::vector<Placing> take_all() { return std::move(all_); }
+  std::unique_ptr<Blueprint> take_best() { return std::move(best_); }
+  /// What lacks least.
+  const Placing& nearest() const {
+    return *std::ranges::min_element(
+        all_, {}, [](const Placing& p) { return p.misfit ? p.misfit->missing_bytes() : 0; });
   }
-  const Offloading& chosen = *best->computation().offloading;
-  std::string why = named ? "memory.placement says so"
-                          : fmt::format("auto: the {} of {} placings, {}",
-                                        minimum ? "smallest" : "fastest",
-                                        menu.size(),
-                                        offload::to_string(chosen.tiers));
-  offload::Budgets budgets = settled(chosen.budgets, best->plan());
+
+ private:
+  using Cost = std::tuple<std::int64_t, std::int64_t, double>;
+
+  void add(const Tiers& tiers) {
+    try {
+      auto blueprint = draw(tiers);
+      all_.push_back(placing_of(*blueprint));
+      const Cost cost = cost_of(all_.back());
+      if (!best_ || cost < best_cost_) {
+        best_ = std::move(blueprint);
+        best_cost_ = cost;
+      }
+    } catch (const offload::Infeasible& error) {
+      all_.push_back({.tiers = tiers,
+                      .recompute = offload::to_string(computation_.recompute),
+                      .misfit = error.misfit(),
+                      .reserved_bytes = {},
+                      .bound_by = {}});
+    }
+  }
+  std::unique_ptr<Blueprint> draw(const Tiers& tiers) {
+    if (tiers != Tiers()) {
+      Offloading one = offloading_;
+      one.tiers = tiers;
+      computation_.offloading = std::make_shared<const Offloading>(std::move(one));
+      return std::make_unique<Blueprint>(computation_);
+    }
+    computation_.offloading = nullptr;
+    auto blueprint = std::make_unique<Blueprint>(computation_);
+    offload::require_fit(blueprint->plan(), settled(offloading_.budgets, blueprint->plan()));
+    return blueprint;
+  }
+  /// Bytes where as few as possible are asked for, then time.
+  Cost cost_of(const Placing& p) const {
+    const auto least = [&](Device wish, Tier tier) -> std::int64_t {
+      const auto bytes = p.reserved_bytes.find(tier);
+      return wish == Device::minimum && bytes != p.reserved_bytes.end() ? bytes->second : 0;
+    };
+    return {least(memory_.device, kDevice), least(memory_.host, kHost), p.seconds};
+  }
+
+  Computation computation_;
+  const MemorySettings& memory_;
+  const Offloading offloading_;
+  const std::vector<offload::RecomputeChoice> recompute_;
+  std::vector<Placing> all_;
+  std::unique_ptr<Blueprint> best_;
+  Cost best_cost_;
+};
+
+std::int64_t device_budget(const MemorySettings& memory, const Planned& resident) {
+  return memory.device == Device::minimum ? offload::kLeast : resident.budgets.at(kDevice);
+}
+
+}  // namespace
+
+Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io) {
+  const bool named = !memory.placement.empty(), minimum = memory.device == Device::minimum;
+  Planned resident = plan_activations(computation, memory);
+  const auto offloading =
+      offloading_of(memory, io, device_budget(memory, resident), computation.place);
+  if (!offloading || (!named && !minimum && resident.fits())) {
+    return resident;
+  }
+  const std::optional<offload::Misfit> alone = misfit(resident.blueprint->plan(), resident.budgets);
+  resident.blueprint.reset();
+  Tries tries(std::move(computation), memory, *offloading);
+  tries.add(named ? std::vector{offloading->tiers} : menu_of(offloading->budgets));
+  auto best = tries.take_best();
+  if (!best) {
+    const Placing& nearest = tries.nearest();
+    offload::Misfit misfit = *nearest.misfit;
+    misfit.detail += fmt::format("; of {} placings tried that lacks least: {}",
+                                 tries.all().size(),
+                                 placing_name(nearest.tiers));
+    throw offload::Infeasible(misfit, fmt::format(" (recompute {})", nearest.recompute));
+  }
+  const auto fit = std::ranges::count_if(tries.all(), [](const Placing& p) { return !p.misfit; });
+  std::string why =
+      named ? "memory.placement says so"
+            : fmt::format("auto: {}the {} of {} placings that fit, {} tried",
+                          alone ? fmt::format("the device alone lacks {}, and this is ",
+                                              offload::bytes_text(alone->missing_bytes()))
+                                : "",
+                          minimum ? "smallest" : "fastest",
+                          fit,
+                          tries.all().size());
+  offload::Budgets budgets = settled(offloading->budgets, best->plan());
   return {std::move(best), std::move(budgets), std::move(why)};
+}
+
+std::vector<Placing> compare_placings(const Computation& computation,
+                                      const MemorySettings& memory,
+                                      const IoSettings& io,
+                                      const Blueprint* chosen) {
+  const Planned resident = plan_activations(computation, memory);
+  const std::int64_t device = device_budget(memory, resident);
+  auto offloading = offloading_of(memory, io, device, computation.place);
+  if (!offloading) {
+    offloading = device_alone();
+    offloading->budgets[kDevice] = device;
+  }
+  std::vector<Tiers> menu = menu_of(offloading->budgets);
+  menu.insert(menu.begin(), Tiers());
+  if (std::ranges::find(menu, offloading->tiers) == menu.end()) {
+    menu.push_back(offloading->tiers);
+  }
+  Tries tries(computation, memory, *offloading);
+  tries.add(menu);
+  std::vector<Placing> all = tries.take_all();
+  if (chosen != nullptr) {
+    const Placing now = placing_of(*chosen);
+    auto same = std::ranges::find_if(all, [&](const Placing& p) {
+      return p.tiers == now.tiers && p.recompute == now.recompute;
+    });
+    same = same == all.end() ? all.insert(same, now) : same;
+    same->chosen = true;
+  }
+  sort_placings(all);
+  return all;
 }
 
 }  // namespace strata::launch

@@ -53,10 +53,13 @@ std::vector<PlacementOption> placement_options(const Planned& planned) {
   const std::int64_t peak = device_of(*planned.blueprint).peak_bytes;
   std::vector<PlacementOption> options;
   const auto add = [&](const char* setting, const Computation& other, const char* cost) {
-    const std::vector<RankPeak> ranks = peaks(other);
-    const RankPeak most = *std::ranges::max_element(ranks, {}, &RankPeak::reserved_bytes);
-    options.push_back(
-        {setting, most.peak_bytes, most.reserved_bytes, peak - most.peak_bytes, cost});
+    try {
+      const std::vector<RankPeak> ranks = peaks(other);
+      const RankPeak most = *std::ranges::max_element(ranks, {}, &RankPeak::reserved_bytes);
+      options.push_back(
+          {setting, most.peak_bytes, most.reserved_bytes, peak - most.peak_bytes, cost});
+    } catch (const offload::Infeasible&) {  // it does not fit where this plan lies
+    }
   };
   Computation c = now;
   const bool layers = now.order == Order::layer_major;
@@ -92,6 +95,9 @@ std::vector<PlacementOption> placement_options(const Planned& planned) {
 }
 
 void print_placements(const std::vector<PlacementOption>& options) {
+  if (options.empty()) {
+    return;
+  }
   std::printf("  %-32s%12s%12s  %s\n", "instead", "at the peak", "saves", "cost");
   for (const PlacementOption& o : options) {
     std::printf("  %-32s%12s%12s  %s\n",

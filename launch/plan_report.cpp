@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "launch/forecast.h"
+
 namespace strata::launch {
 namespace {
 
@@ -17,6 +19,12 @@ constexpr Tier kDevice{TierKind::device, 0};
 
 const offload::TierPlan& device_of(const Blueprint& blueprint) {
   return blueprint.plan().tiers.at(kDevice);
+}
+
+/// A tier without one has none.
+std::int64_t budget_of(const Planned& planned, Tier tier) {
+  const auto budget = planned.budgets.find(tier);
+  return budget == planned.budgets.end() ? 0 : budget->second;
 }
 
 RecomputeOption option_of(const Blueprint& blueprint, std::int64_t budget) {
@@ -37,6 +45,25 @@ void print_row(const std::string& name, const std::vector<std::string>& cells) {
   std::printf("%s\n", line.c_str());
 }
 
+/// Bytes by label: at the peak of each, and when each phase has most.
+void print_tier(Tier tier, const offload::TierPlan& plan) {
+  std::vector<std::string> titles{"peak"}, totals{bytes_text(plan.peak_bytes)};
+  for (const auto& [phase, at] : plan.phases) {
+    titles.emplace_back(to_string(phase));
+    totals.push_back(bytes_text(at.peak_bytes));
+  }
+  print_row(to_string(tier) + " at peak", titles);
+  for (const auto& [label, peak] : plan.labels) {
+    std::vector<std::string> cells{bytes_text(peak)};
+    for (const auto& [phase, at] : plan.phases) {
+      const auto found = at.labels.find(label);
+      cells.push_back(found == at.labels.end() ? "-" : bytes_text(found->second));
+    }
+    print_row(label, cells);
+  }
+  print_row("all", totals);
+}
+
 nlohmann::json tiers_json(const Planned& planned) {
   nlohmann::json tiers = nlohmann::json::object();
   for (const auto& [tier, plan] : planned.blueprint->plan().tiers) {
@@ -47,11 +74,17 @@ nlohmann::json tiers_json(const Planned& planned) {
     }
     tiers[to_string(tier)] = {{"peak_bytes", plan.peak_bytes},
                               {"reserved_bytes", plan.arena_bytes},
-                              {"budget_bytes", planned.budgets.at(tier)},
+                              {"budget_bytes", budget_of(planned, tier)},
                               {"labels", plan.labels},
                               {"phases", phases}};
   }
   return tiers;
+}
+
+/// null: everything is in the device.
+nlohmann::json placement_json(const Planned& planned) {
+  const auto& offloading = planned.blueprint->computation().offloading;
+  return offloading ? nlohmann::json(offload::to_string(offloading->tiers)) : nlohmann::json();
 }
 
 nlohmann::json recompute_json(const std::vector<RecomputeOption>& options, const Planned& planned) {
@@ -137,37 +170,41 @@ void print_summary(const Job& job, const Blueprint& blueprint) {
                  static_cast<long long>(job.data.valid ? job.data.valid->size() : 0),
                  job.data.tokenizer->kind().c_str());
   }
+  std::string memory;
+  for (const auto& [tier, plan] : blueprint.plan().tiers) {
+    const bool alone = blueprint.plan().tiers.size() == 1;
+    memory += fmt::format("{}{}{} at the peak",
+                          memory.empty() ? "" : ", ",
+                          alone ? "" : to_string(tier) + " ",
+                          bytes_text(plan.peak_bytes));
+  }
   std::fprintf(stderr,
-               "memory: %s at the peak; recompute %s\n",
-               bytes_text(device_of(blueprint).peak_bytes).c_str(),
+               "memory: %s; recompute %s\n",
+               memory.c_str(),
                offload::to_string(blueprint.computation().recompute).c_str());
 }
 
 void print_plan(const Planned& planned) {
-  const offload::TierPlan& device = device_of(*planned.blueprint);
-  std::printf("device: %s at the peak, %s reserved, budget %s: %s\n",
-              bytes_text(device.peak_bytes).c_str(),
-              bytes_text(device.arena_bytes).c_str(),
-              bytes_text(planned.budgets.at(kDevice)).c_str(),
-              planned.fits() ? "fits" : "does not fit");
+  const auto& tiers = planned.blueprint->plan().tiers;
+  for (const auto& [tier, plan] : tiers) {
+    const std::int64_t allowed = budget_of(planned, tier);
+    std::printf("%s: %s at the peak, %s reserved, budget %s: %s\n",
+                to_string(tier).c_str(),
+                bytes_text(plan.peak_bytes).c_str(),
+                bytes_text(plan.arena_bytes).c_str(),
+                bytes_text(allowed).c_str(),
+                plan.arena_bytes <= allowed ? "fits" : "does not fit");
+  }
+  if (const auto& offloading = planned.blueprint->computation().offloading) {
+    std::printf("placement: %s\n", offload::to_string(offloading->tiers).c_str());
+  }
   std::printf("recompute: %s\n",
               offload::to_string(planned.blueprint->computation().recompute).c_str());
   std::printf("%s\n", optimizer_line(*planned.blueprint).c_str());
-  std::vector<std::string> titles{"peak"}, totals{bytes_text(device.peak_bytes)};
-  for (const auto& [phase, at] : device.phases) {
-    titles.emplace_back(to_string(phase));
-    totals.push_back(bytes_text(at.peak_bytes));
+  print_forecast(forecast(*planned.blueprint));
+  for (const auto& [tier, plan] : tiers) {
+    print_tier(tier, plan);
   }
-  print_row("at the peak of", titles);
-  for (const auto& [label, peak] : device.labels) {
-    std::vector<std::string> cells{bytes_text(peak)};
-    for (const auto& [phase, at] : device.phases) {
-      const auto found = at.labels.find(label);
-      cells.push_back(found == at.labels.end() ? "-" : bytes_text(found->second));
-    }
-    print_row(label, cells);
-  }
-  print_row("all", totals);
 }
 
 std::vector<RecomputeOption> recompute_options(const Job& job, const Planned& planned) {
@@ -215,6 +252,8 @@ nlohmann::json plan_json(const Job& job,
   }
   return {{"fits", planned.fits()},
           {"tiers", tiers_json(planned)},
+          {"placement", placement_json(planned)},
+          {"step", forecast_json(forecast(*planned.blueprint))},
           {"peak_bytes", peak},
           {"recompute", recompute_json(options, planned)},
           {"optimizer", optimizer_json(*planned.blueprint)},

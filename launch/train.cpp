@@ -71,6 +71,9 @@ void print_end(const TrainResult& r, bool json) {
                    offload::bytes_text(p.planned_bytes).c_str(),
                    offload::bytes_text(p.used_bytes).c_str());
     }
+    if (r.offloaded) {
+      print_outcome(*r.offloaded);
+    }
   }
   std::fprintf(stderr,
                "%s at step %lld; checkpoint %s\n",
@@ -85,7 +88,7 @@ void print_end(const TrainResult& r, bool json) {
       model.push_back(
           {{"weights_bytes", m.weights}, {"grads_bytes", m.grads}, {"state_bytes", m.state}});
     }
-    const nlohmann::json object{
+    nlohmann::json object{
         {"step", r.step},
         {"loss", r.loss},
         {"validation_loss",
@@ -96,6 +99,9 @@ void print_end(const TrainResult& r, bool json) {
         {"model_by_rank", model},
         {"checkpoint", r.checkpoint.string()},
         {"interrupted", r.interrupted}};
+    if (r.offloaded) {
+      object["offloaded"] = outcome_json(*r.offloaded);
+    }
     std::printf("%s\n", object.dump().c_str());
   }
 }

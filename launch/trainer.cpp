@@ -27,7 +27,6 @@ namespace strata::launch {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr Tier kDevice{TierKind::device, 0};
 constexpr int kHopeless = 20;  // skipped steps in a row after which no later one will do better
 
 double seconds_since(Clock::time_point start) {
@@ -84,11 +83,10 @@ class Trainer {
     return numeric_environment(job_.computation.summation, ranks_.size());
   }
   TraceConfig trace_config() const {
-    const std::string name =
-        first() ? "trace.json" : fmt::format("trace.rank{}.json", ranks_.rank());
-    return {.file = dir_ / name,
-            .steps = config_.trace_steps,
-            .spans = trace_spans(config_.trace_steps, engine_.blueprint().longest_step_program())};
+    return {
+        .file = dir_ / (first() ? "trace.json" : fmt::format("trace.rank{}.json", ranks_.rank())),
+        .steps = config_.trace_steps,
+        .spans = trace_spans(config_.trace_steps, engine_.blueprint().longest_step_program())};
   }
   void make_writer();
   void restore(const std::filesystem::path& checkpoint);
@@ -106,6 +104,7 @@ class Trainer {
   const std::filesystem::path dir_;
   data::WindowSampler sampler_;
   Engine engine_;
+  StepRecord record_{engine_};
   std::unique_ptr<checkpoint::Writer> writer_;
   RunState state_;
   std::tuple<std::int64_t, std::int64_t, std::int64_t> before_;  // step, tokens, samples
@@ -168,8 +167,10 @@ void Trainer::step() {
   scalars_.inputs.clip_scope = config_.optim.clip_scope;
   scalars_.stop_requested = stop_requested();
   scalars_.inputs.spans = trace_->begin(step);
+  record_.begin();
   engine_.step(scalars_);
   const double seconds = seconds_since(start);
+  record_.end(seconds);
   trace_->end();
 
   ++result_.steps_done;
@@ -190,7 +191,7 @@ void Trainer::step() {
                  .tokens = tokens,
                  .tokens_seen = state_.tokens,
                  .seconds = seconds,
-                 .memory_bytes = engine_.ledger().peak(kDevice)});
+                 .memory_bytes = engine_.ledger().peak(Tier())});
   kill_point("train.step");
 }
 
@@ -239,9 +240,8 @@ void Trainer::save() {
   saved_step_ = state_.step;
 }
 
-/// A skipped step changed no weight, so what was before it can be saved. Not what is after it:
-/// going on again and again would then save one step more each time, until no good checkpoint is
-/// kept.
+/// A skipped step changed no weight, so what was before it can be saved. Not what is after it: each
+/// start would then save one step more, until no good checkpoint is kept.
 void Trainer::stop_here() {
   const NonfiniteStep at{state_.step, scalars_.loss, scalars_.grad_norm};
   if (immediate()) {
@@ -275,11 +275,12 @@ TrainResult Trainer::run() {
   }
   save();
   result_.step = state_.step;
-  const offload::TierPlan& planned = engine_.blueprint().plan().tiers.at(kDevice);
+  const offload::TierPlan& planned = engine_.blueprint().plan().tiers.at(Tier());
   result_.planned_bytes = planned.peak_bytes;
-  result_.ledger_peak_bytes = engine_.ledger().peak(kDevice);
+  result_.ledger_peak_bytes = engine_.ledger().peak(Tier());
   result_.different_peaks = different_peaks(planned, engine_.ledger());
   result_.resident_peak_bytes = resident_set().peak_bytes;
+  result_.offloaded = record_.outcome();
   result_.model_bytes = gather_model_bytes(ranks_, engine_.ledger());
   return result_;
 }

@@ -9,6 +9,7 @@
 #include "launch/model_bytes.h"
 #include "launch/plan_report.h"
 #include "launch/run_dir.h"
+#include "launch/step_record.h"
 
 namespace strata::launch {
 
@@ -20,6 +21,7 @@ struct TrainResult {
   std::optional<double> validation_loss;
   std::int64_t planned_bytes = 0, ledger_peak_bytes = 0, resident_peak_bytes = 0;
   std::vector<LabelPeaks> different_peaks;
+  std::optional<StepOutcome> offloaded;
   std::vector<ModelBytes> model_bytes;  // by rank
   std::filesystem::path checkpoint;
   bool interrupted = false;

@@ -297,7 +297,19 @@ std::string bytes_text(std::int64_t bytes) {
                    : fmt::format("{:.{}f} {}", value, unit >= 3 ? 2 : 1, kUnits[unit]);
 }
 
-std::optional<std::string> misfit(const Plan& plan, const Budgets& budgets) {
+std::string to_string(const Misfit& m) {
+  return fmt::format("plan: tier {} needs {}, its budget is {}: {} are missing; {}",
+                     to_string(m.tier),
+                     bytes_text(m.needed_bytes),
+                     bytes_text(m.budget_bytes),
+                     bytes_text(m.missing_bytes()),
+                     m.detail);
+}
+
+Infeasible::Infeasible(Misfit misfit, const std::string& advice)
+    : Error(Errc::infeasible, to_string(misfit) + advice), misfit_(std::move(misfit)) {}
+
+std::optional<Misfit> misfit(const Plan& plan, const Budgets& budgets) {
   for (const auto& [tier, planned] : plan.tiers) {
     const auto budget = budgets.find(tier);
     const std::int64_t allowed = budget == budgets.end() ? 0 : budget->second;
@@ -308,24 +320,20 @@ std::optional<std::string> misfit(const Plan& plan, const Budgets& budgets) {
         planned.labels.begin(), planned.labels.end(), [](const auto& a, const auto& b) {
           return a.second < b.second;
         });
-    return fmt::format(
-        "plan: tier {} needs {}, its budget is {}: {} are missing; the largest part is {} with {}",
-        to_string(tier),
-        bytes_text(planned.arena_bytes),
-        bytes_text(allowed),
-        bytes_text(planned.arena_bytes - allowed),
-        largest->first,
-        bytes_text(largest->second));
+    return Misfit{
+        tier,
+        planned.arena_bytes,
+        allowed,
+        fmt::format("the largest part is {} with {}", largest->first, bytes_text(largest->second))};
   }
   return std::nullopt;
 }
 
 void require_fit(const Plan& plan, const Budgets& budgets) {
-  if (const auto wrong = misfit(plan, budgets)) {
-    throw Error(Errc::infeasible,
-                *wrong +
-                    "; raise memory.device, or lower train.micro_batch, train.seq_len or the "
-                    "model");
+  if (auto wrong = misfit(plan, budgets)) {
+    throw Infeasible(std::move(*wrong),
+                     "; raise memory.device, or lower train.micro_batch, train.seq_len or the "
+                     "model");
   }
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
 #include "core/memory.h"
 #include "core/program.h"
 
@@ -48,9 +49,26 @@ struct Plan {
 Plan make_plan(std::span<Program* const> programs, const PackSizes& sizes);
 /// What both need, one at a time: the larger of each.
 void cover(std::map<Tier, TierPlan>& tiers, const std::map<Tier, TierPlan>& others);
-/// What does not fit: the tier, what it needs, what the budget is, how much is missing, the largest
-/// part. Absent when all fits.
-std::optional<std::string> misfit(const Plan& plan, const Budgets& budgets);
+/// A budget that does not hold what it must.
+struct Misfit {
+  Tier tier;
+  std::int64_t needed_bytes = 0, budget_bytes = 0;
+  std::string detail;  // what is the most of it, or where it is needed
+  std::int64_t missing_bytes() const { return needed_bytes - budget_bytes; }
+};
+/// "plan: tier host needs 3.0 MiB, its budget is 2.0 MiB: 1.0 MiB are missing; ...".
+std::string to_string(const Misfit& misfit);
+class Infeasible final : public Error {
+ public:
+  /// `advice`: what to change, added to the message.
+  explicit Infeasible(Misfit misfit, const std::string& advice = "");
+  const Misfit& misfit() const { return misfit_; }
+
+ private:
+  Misfit misfit_;
+};
+/// The first tier that does not fit, and its largest part. Absent when all fits.
+std::optional<Misfit> misfit(const Plan& plan, const Budgets& budgets);
 /// Throws infeasible with that and what to change.
 void require_fit(const Plan& plan, const Budgets& budgets);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <queue>
 #include <tuple>
 
@@ -66,6 +67,19 @@ double Simulation::bound_seconds() const {
   return bound;
 }
 
+std::string Simulation::bound_by() const {
+  const double bound = bound_seconds();
+  if (compute_seconds - host_seconds == bound) {
+    return "compute";
+  }
+  for (const auto& [link, alone] : busy) {
+    if (alone == bound) {
+      return to_string(link);
+    }
+  }
+  return host_seconds == bound ? "host cores" : "shared links";
+}
+
 double Simulation::stalled_seconds() const {
   return std::accumulate(stalls.begin(), stalls.end(), 0.0);
 }
@@ -99,7 +113,8 @@ class Clockwork {
       s_.shared_seconds = std::max(s_.shared_seconds,
                                    least_seconds(shared, timing_.bytes_per_second, s_.moved_bytes));
     }
-    note_stalls();
+    s_.stalls.assign(s_.at.size() + 1, 0);
+    timing_.host_cores == HostCores::are_device ? note_stalls_in_order() : note_stalls_beside();
     return std::move(s_);
   }
 
@@ -141,7 +156,9 @@ class Clockwork {
     }
   }
   void sharing();
-  void note_stalls();
+  void note_stalls_in_order();
+  void note_stalls_beside();
+  void note_stall(std::size_t k, std::size_t move, double seconds);
 
   const Program& program_;
   const PackSizes& sizes_;
@@ -219,9 +236,36 @@ void Clockwork::sharing() {
   }
 }
 
-/// How much later an instruction begins than its resource was free.
-void Clockwork::note_stalls() {
-  s_.stalls.assign(s_.at.size(), 0);
+/// All waits of one place in the order are for the transfer that is done last.
+void Clockwork::note_stalls_in_order() {
+  std::vector<std::vector<std::size_t>> due_at(s_.at.size() + 1);
+  double now = 0;
+  for (std::size_t k = 0; k <= s_.at.size(); ++k) {
+    const double before = now;
+    std::optional<std::size_t> last;
+    for (const std::size_t move : due_at[k]) {
+      if (s_.at[move].end > now) {
+        now = s_.at[move].end;
+        last = move;
+      }
+    }
+    if (last) {
+      note_stall(k, *last, now - before);
+    }
+    if (k == s_.at.size()) {
+      break;
+    }
+    const Instruction& i = program_.step[k];
+    if (is_move(i.op) && runs_[k]) {
+      due_at[static_cast<std::size_t>(due(i, static_cast<int>(k)))].push_back(k);
+    } else {
+      now = s_.at[k].end;
+    }
+  }
+}
+
+/// How much later an instruction begins than its resource was free, if that is due to a transfer.
+void Clockwork::note_stalls_beside() {
   double device = 0, host = 0;
   for (std::size_t k = 0; k < s_.at.size(); ++k) {
     const Instruction& i = program_.step[k];
@@ -229,9 +273,22 @@ void Clockwork::note_stalls() {
       continue;
     }
     double& free = timing_.beside_device(i) ? host : device;
-    s_.stalls[k] = s_.at[k].begin - free;
+    for (const int before : waits_.of(k)) {
+      const auto at = static_cast<std::size_t>(before);
+      if (is_move(program_.step[at].op) && s_.at[at].end == s_.at[k].begin &&
+          s_.at[k].begin > free) {
+        note_stall(k, at, s_.at[k].begin - free);
+        break;
+      }
+    }
     free = s_.at[k].end;
   }
+}
+
+void Clockwork::note_stall(std::size_t k, std::size_t move, double seconds) {
+  const Instruction& i = program_.step[move];
+  s_.stalls[k] = seconds;
+  s_.stalls_by_cause[{{i.source, i.tier}, i.cls}] += seconds;
 }
 
 }  // namespace

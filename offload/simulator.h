@@ -54,19 +54,28 @@ std::vector<double> compute_alone(const Program& program, const Timing& timing);
 struct Moment {
   double begin = 0, end = 0;
 };
+/// What was waited for.
+struct Cause {
+  Link link;
+  PackClass cls = {};
+  friend auto operator<=>(const Cause&, const Cause&) = default;
+};
 /// A step on virtual time, under one outcome.
 struct Simulation {
-  std::vector<Moment> at;       // by instruction; what does not run takes no time
-  std::vector<double> stalls;   // by instruction: how long it was waited for transfers before it
-  double seconds = 0;           // of the step
-  double compute_seconds = 0;   // of its instructions
-  double host_seconds = 0;      // of these, what ran beside the device
-  std::map<Link, double> busy;  // seconds of transfers, each link alone
+  std::vector<Moment> at;      // by instruction; what does not run takes no time
+  std::vector<double> stalls;  // by instruction: how long transfers were waited for before it
+  std::map<Cause, double> stalls_by_cause;  // each for the transfer that came last
+  double seconds = 0;                       // of the step
+  double compute_seconds = 0;               // of its instructions
+  double host_seconds = 0;                  // of these, what ran beside the device
+  std::map<Link, double> busy;              // seconds of transfers, each link alone
   std::map<Link, std::int64_t> moved_bytes;
   double shared_seconds = 0;  // least time of what links that share a capacity move
   /// No order of the same work is faster: the busiest resource. With host cores beside the device
   /// these are two, and each of them alone is a bound.
   double bound_seconds() const;
+  /// Its name: "compute", "host cores", "host -> device", "shared links".
+  std::string bound_by() const;
   double stalled_seconds() const;
 };
 

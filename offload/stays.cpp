@@ -1,6 +1,7 @@
 #include "offload/stays.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "core/error.h"
@@ -18,6 +19,24 @@ bool contains(const std::vector<PackKey>& set, PackKey key) {
   return std::find(set.begin(), set.end(), key) != set.end();
 }
 
+/// Where both generations of a block wait, if that is one tier: the next one becomes the current
+/// one there.
+std::optional<Tier> tier_of_generations(const Placement& placement, int block) {
+  const auto weights = placement.homes.find({PackClass::weights, block});
+  const auto state = placement.homes.find({PackClass::state, block});
+  if (weights == placement.homes.end() || state == placement.homes.end() ||
+      weights->second != state->second) {
+    return std::nullopt;
+  }
+  for (const PackClass next : {PackClass::weights_next, PackClass::state_next}) {
+    const auto waits = placement.waits_in.find({next, block});
+    if (waits == placement.waits_in.end() || waits->second != weights->second) {
+      return std::nullopt;
+    }
+  }
+  return weights->second;
+}
+
 /// The condition of both; of two that differ none can be said.
 When common(When a, When b) {
   return a == b ? a : When::always;
@@ -30,7 +49,10 @@ StayTable::StayTable(const Program& program, const Placement& placement)
   std::set<Tier> used;
   for (Instruction& i : framed_.step) {
     const auto where = placement.update_in.find(i.block);
-    if (belongs_to_update(i.op) && where != placement.update_in.end()) {
+    if (const auto both = tier_of_generations(placement, i.block);
+        both && (i.op == Op::commit || i.op == Op::discard)) {
+      i.tier = *both;
+    } else if (belongs_to_update(i.op) && where != placement.update_in.end()) {
       i.tier = where->second;
       used.insert(i.tier);
     }

@@ -204,13 +204,19 @@ void TieredStore::finish(const Instruction& move) {
   }
 }
 
-/// Copied, not swapped: the place of a next generation is shared with packs of other times.
+/// In memory copied, not swapped: the place of a next generation is shared with packs of other
+/// times. In files each has its own.
 void TieredStore::make_current(PackClass next, PackClass current, int block, Tier tier) {
   const Replica replica{{next, block}, tier};
   if (!residency_.exists(replica)) {
     return;
   }
-  {
+  if (tier.kind == TierKind::nvme) {
+    const Replica now{{current, block}, tier};
+    require(residency_.begin_use(now, Access::write));
+    residency_.end_use(now, Access::write);
+    std::swap(place_of(now).extent, place_of(replica).extent);
+  } else {
     const Lease from = acquire(replica.key, tier, Access::read);
     const Lease to = acquire({current, block}, tier, Access::write);
     std::memcpy(to.bytes().data(), from.bytes().data(), from.bytes().size());

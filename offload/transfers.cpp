@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -146,6 +147,7 @@ class Planner {
   void require_room() const;
   void join_stays();
   void make_transfers();
+  bool hands_over(PackKey key, const std::vector<Stay>& stays, std::size_t stay);
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
   std::vector<double> starts_of(const Program* written) const;
@@ -216,16 +218,13 @@ void Planner::reserve_what_must_be_there() {
 void Planner::require_room() const {
   for (const auto& [tier, r] : rooms_) {
     if (const int k = r.fullest(); r.at(k) > r.budget()) {
-      throw Error(Errc::infeasible,
-                  fmt::format("plan: tier {} needs {} at instruction {} ({} of block {}), its "
-                              "budget is {}: {} are missing",
-                              to_string(tier),
-                              bytes_text(r.at(k)),
-                              k,
-                              to_string(base_.step[static_cast<std::size_t>(k)].op),
-                              base_.step[static_cast<std::size_t>(k)].block,
-                              bytes_text(r.budget()),
-                              bytes_text(r.at(k) - r.budget())));
+      throw Infeasible({tier,
+                        r.at(k),
+                        r.budget(),
+                        fmt::format("they are needed at instruction {} ({} of block {})",
+                                    k,
+                                    to_string(base_.step[static_cast<std::size_t>(k)].op),
+                                    base_.step[static_cast<std::size_t>(k)].block)});
     }
   }
 }
@@ -282,40 +281,65 @@ Instruction move_of(Op op, PackKey key, Tier source, Tier tier) {
           .source = source};
 }
 
+/// Whether what was just written in one tier of memory goes on to another without a way home, and
+/// from there home later. Takes the room for it.
+bool Planner::hands_over(PackKey key, const std::vector<Stay>& stays, std::size_t s) {
+  if (s + 1 >= stays.size() || !stays[s].written) {
+    return false;
+  }
+  const Stay &stay = stays[s], &next = stays[s + 1];
+  const bool elsewhere = stay.tier != home(key) && next.tier != home(key) &&
+                         stay.tier != next.tier && home(key).kind == TierKind::nvme;
+  if (!elsewhere || next.begins || next.first != stay.last + 1) {
+    return false;
+  }
+  const int begin = left_by(stay.tier, stay.last + 1), end = left_by(stay.tier, next.first + 1);
+  Room* const r = room(stay.tier);
+  if (r != nullptr && !r->fits(begin, end, size(key))) {
+    return false;
+  }
+  hold(stay.tier, begin, end, size(key));
+  return true;
+}
+
 /// From home and back around every stay elsewhere.
 void Planner::add_lasting(PackKey key, const std::vector<Stay>& stays) {
   const Tier at_home = home(key);
   int free_from = 0;  // from where on the home's bytes are the latest
+  bool handed = false;
   for (std::size_t s = 0; s < stays.size(); ++s) {
     const Stay& stay = stays[s];
     if (stay.tier == at_home) {
       free_from = stay.last + 1;
       continue;
     }
+    const bool from_before = std::exchange(handed, hands_over(key, stays, s));
     const int next = s + 1 < stays.size() ? stays[s + 1].first : count_ - 1;
     const bool conditional = stay.when != When::always;
     // Only `skipped` is the opposite of a condition that can be said.
     const int from =
         conditional && stay.when != When::applied ? std::max(free_from, decide_ + 1) : free_from;
     if (!stay.begins) {
-      Transfer fetch{.move = move_of(Op::fetch, key, at_home, stay.tier),
+      const Tier source = from_before ? stays[s - 1].tier : at_home;
+      Transfer fetch{.move = move_of(Op::fetch, key, source, stay.tier),
                      .size_bytes = size(key),
                      .start = stay.first,
                      .due = stay.first,
-                     .earliest = from,
+                     .earliest = from_before ? stay.first : from,
                      .latest = stay.first};
       fetch.move.when = stay.when;
       transfers_.push_back(fetch);
     }
+    const int leaves = handed ? next + 1 : stay.last + 1;
+    const bool clean = handed || !(stay.written || from_before);
     Transfer evict{.move = move_of(Op::evict, key, stay.tier, at_home),
                    .size_bytes = size(key),
-                   .start = stay.last + 1,
-                   .due = stay.last + 1,
-                   .earliest = stay.last + 1,
-                   .latest = next};
+                   .start = leaves,
+                   .due = leaves,
+                   .earliest = leaves,
+                   .latest = clean ? leaves : next};
     evict.move.when = stay.when;
-    evict.move.clean = !stay.written;
-    evict.latest = stay.written ? next : evict.due;
+    evict.move.clean = clean;
     transfers_.push_back(evict);
     free_from = stay.last + 1;
   }
@@ -562,8 +586,16 @@ Plan place(std::span<Program* const> programs,
     }
   }
   for (int attempt = 1;; ++attempt) {
-    for (std::size_t k = 0; k < programs.size(); ++k) {
-      *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+    try {
+      for (std::size_t k = 0; k < programs.size(); ++k) {
+        *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
+      }
+    } catch (const Infeasible& error) {
+      Misfit misfit = error.misfit();
+      const std::int64_t lost = budgets.at(misfit.tier) - allowed.at(misfit.tier);
+      misfit.needed_bytes += lost;
+      misfit.budget_bytes += lost;
+      throw Infeasible(std::move(misfit));
     }
     Plan plan = make_plan(programs, sizes);
     Budgets reached;

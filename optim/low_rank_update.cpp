@@ -198,7 +198,13 @@ void LowRankUpdate::update(const MatrixStep& step) const {
   const std::int64_t t = common_.reset ? period.since + 1 : step.info.t();
   const Tensor basis = matrix_view(room.basis, shape.basis());
   const Tensor image = matrix_view(room.image, shape.projected());
-  project(image, matrix_view(step.grad, {shape.a, shape.b}), basis, shape, room.rest, step.stream);
+  project(image,
+          matrix_view(step.grad, {shape.a, shape.b}),
+          basis,
+          shape,
+          room.rest,
+          step.stream,
+          scales_gradient() ? room.grad_norms : nullptr);
   RuleLoop<float> loop = image_loop(step, image.numel());
   loop.grad = room.image;
   if (natural()) {
@@ -315,7 +321,6 @@ void LowRankUpdate::move_by_scaled_gradient(const MatrixStep& step,
   const SideNorms norms(shape);
   norms.image(room.image, room.image_norms);
   norms.image(room.normal, room.normal_norms);
-  norms.matrix(step.grad, room.grad_norms);
   const auto size = static_cast<double>(step.scale);
   const auto ratio = [&](double normal, double image) {
     return std::sqrt(normal) / (std::abs(size) * std::sqrt(image) + kNormFloor);

@@ -1,36 +1,13 @@
 #include "optim/side_norms.h"
 
-#include "core/math.h"
-#include "optim/squares.h"
+#include "core/cpu/squares.h"
 
 namespace strata::optim {
 
 /// `count`: length of the short side of x.
 void SideNorms::squared(const float* x, std::int64_t count, double* squares) const {
-  const std::int64_t long_side = shape_.long_side();
-  if (shape_.right()) {  // rows, each contiguous
-    parallel_for(long_side, 1 + kChunk / count, [&](std::int64_t begin, std::int64_t end) {
-      cpu::simd([&] {
-        for (std::int64_t row = begin; row < end; ++row) {
-          squares[row] = sum_of_squares(x + row * count, count);
-        }
-      });
-    });
-    return;
-  }
-  constexpr std::int64_t kStrip = 256;
-  parallel_for(long_side, kStrip, [&](std::int64_t begin, std::int64_t end) {
-    std::fill(squares + begin, squares + end, 0.0);
-    cpu::simd([&] {
-      for (std::int64_t row = 0; row < count; ++row) {
-        const float* const at = x + row * long_side;
-        for (std::int64_t j = begin; j < end; ++j) {
-          const double value = at[j];
-          squares[j] = fma_(value, value, squares[j]);
-        }
-      }
-    });
-  });
+  shape_.right() ? cpu::row_squares(squares, x, shape_.a, count)
+                 : cpu::column_squares(squares, x, count, shape_.b);
 }
 
 void SideNorms::scale_tile(float* to,

@@ -33,8 +33,8 @@ class SideNorms {
     optim::for_each_tile(shape_.a * shape_.b, [&](std::int64_t begin, std::int64_t n) {
       alignas(64) std::array<float, kTile> scaled;
       fetch_ahead(x + begin + kTile, kTile);
-      fetch_ahead(beside + begin + kTile, kTile);
       scale_tile(scaled.data(), x + begin, begin, n, by, 1.0);
+      fetch_ahead(beside + begin + kTile, kTile);  // not at once with x: loads would wait for both
       body(begin, n, scaled.data());
     });
   }

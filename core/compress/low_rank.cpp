@@ -11,6 +11,7 @@
 #include "core/cpu/lanes.h"
 #include "core/cpu/scratch.h"
 #include "core/cpu/simd.h"
+#include "core/cpu/squares.h"
 #include "core/error.h"
 #include "core/normal.h"
 #include "core/parallel_for.h"
@@ -168,12 +169,16 @@ namespace {
 constexpr std::int64_t kNarrow = 2;
 
 /// Rows of G against the directions, sums in float64 in an order that the length alone fixes.
-void project_rows(float* R, const float* G, const float* basis, const LowRankShape& s) {
+void project_rows(
+    float* R, const float* G, const float* basis, const LowRankShape& s, double* squares) {
   parallel_for(s.a, 1 + 4096 / s.b, [&](std::int64_t begin, std::int64_t end) {
     simd([&] {
       for (std::int64_t row = begin; row < end; ++row) {
         for (std::int64_t k = 0; k < s.rank; ++k) {
           R[row * s.rank + k] = static_cast<float>(wide_dot(s.b, G + row * s.b, basis + k * s.b));
+        }
+        if (squares != nullptr) {
+          squares[row] = sum_of_squares(G + row * s.b, s.b);
         }
       }
     });
@@ -181,12 +186,16 @@ void project_rows(float* R, const float* G, const float* basis, const LowRankSha
 }
 
 /// Columns of G, a strip of them from the first row to the last.
-void project_columns(float* R, const float* G, const float* basis, const LowRankShape& s) {
+void project_columns(
+    float* R, const float* G, const float* basis, const LowRankShape& s, double* squares) {
   constexpr std::int64_t kStrip = 512;
   parallel_for(s.b, kStrip, [&](std::int64_t begin, std::int64_t end) {
     simd([&] {
       for (std::int64_t first = begin; first < end; first += kStrip) {
         const std::int64_t n = std::min(kStrip, end - first);
+        if (squares != nullptr) {
+          std::fill_n(squares + first, n, 0.0);
+        }
         for (std::int64_t k = 0; k < s.rank; ++k) {
           double sums[kStrip] = {};
           for (std::int64_t row = 0; row < s.a; ++row) {
@@ -195,6 +204,13 @@ void project_columns(float* R, const float* G, const float* basis, const LowRank
 #pragma omp simd
             for (std::int64_t i = 0; i < n; ++i) {
               sums[i] = std::fma(by, static_cast<double>(g[i]), sums[i]);
+            }
+            if (squares != nullptr && k == 0) {
+              double* const to = squares + first;
+#pragma omp simd
+              for (std::int64_t i = 0; i < n; ++i) {
+                to[i] = std::fma(static_cast<double>(g[i]), static_cast<double>(g[i]), to[i]);
+              }
             }
           }
           for (std::int64_t i = 0; i < n; ++i) {
@@ -213,15 +229,18 @@ void project(const Tensor& R,
              const Tensor& basis,
              const LowRankShape& shape,
              std::span<std::byte> workspace,
-             Stream& stream) {
+             Stream& stream,
+             double* squares) {
   if (shape.rank <= kNarrow) {
     STRATA_ASSERT(R.numel() == shape.projected().numel() && G.numel() == shape.a * shape.b);
     const auto narrow = shape.right() ? project_rows : project_columns;
-    return narrow(R.data<float>(), G.data<float>(), basis.data<float>(), shape);
+    return narrow(R.data<float>(), G.data<float>(), basis.data<float>(), shape, squares);
   }
   const MatmulShape product = projection_product(shape);
   const Tensor &A = shape.right() ? G : basis, &B = shape.right() ? basis : G;
-  matmul(R, A, B, product, Accumulate::overwrite, workspace, stream);
+  const ProductSquares of_g = shape.right() ? ProductSquares{.rows_of_a = squares}
+                                            : ProductSquares{.columns_of_b = squares};
+  matmul(R, A, B, product, Accumulate::overwrite, workspace, stream, {}, of_g);
 }
 
 std::int64_t project_back_workspace_bytes(const LowRankShape& shape) {

@@ -31,13 +31,15 @@ struct LowRankShape {
 // key alone.
 
 std::int64_t project_workspace_bytes(const LowRankShape& shape);
-/// R = G Q^T or Q G. R: shape.projected() f32; G: (a, b) f32.
+/// R = G Q^T or Q G. R: shape.projected() f32; G: (a, b) f32. `squares`, where given: (long_side)
+/// sums of squares of G along its short side, from the same pass over G.
 void project(const Tensor& R,
              const Tensor& G,
              const Tensor& basis,
              const LowRankShape& shape,
              std::span<std::byte> workspace,
-             Stream& stream);
+             Stream& stream,
+             double* squares = nullptr);
 
 std::int64_t project_back_workspace_bytes(const LowRankShape& shape);
 /// G = R Q or Q^T R, or G += that.

@@ -16,6 +16,7 @@ struct ProductOperands {
   std::byte* C;
   const std::byte *A, *B;
   const std::byte* bias;  // where the shape has one
+  ProductSquares squares = {};
 };
 void product(const ProductOperands& operands,
              const MatmulShape& shape,

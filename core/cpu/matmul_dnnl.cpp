@@ -12,6 +12,7 @@
 #include "core/cpu/matmul.h"
 #include "core/cpu/panel_product.h"
 #include "core/cpu/simd.h"
+#include "core/cpu/squares.h"
 #include "core/cpu/transpose.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
@@ -112,6 +113,7 @@ void product_of_type(const ProductOperands& operands,
   if (has_panel_product(shape)) {
     return panel_product(operands, shape, mode, scratch);
   }
+  squares_apart(operands, shape);
   if (shape.form == MatmulForm::atb) {
     return product_turned(operands, shape, mode, scratch);
   }

@@ -1,4 +1,5 @@
 #include "core/cpu/matmul.h"
+#include "core/cpu/squares.h"
 #include "core/parallel_for.h"
 
 namespace strata::cpu {
@@ -37,6 +38,7 @@ void product(const ProductOperands& operands,
              const MatmulShape& shape,
              Accumulate mode,
              std::span<std::byte>) {
+  squares_apart(operands, shape);
   const auto with_input = [&]<class In>(const In* a) {
     const auto* b = reinterpret_cast<const In*>(operands.B);
     const auto* bias = reinterpret_cast<const In*>(operands.bias);

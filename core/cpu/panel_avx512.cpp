@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "core/cpu/simd.h"
+#include "core/cpu/squares.h"
 #include "core/cpu/transpose.h"
 
 namespace strata::cpu {
@@ -32,32 +33,38 @@ struct FetchOfB {
   }
 };
 
-/// The part of a share that falls to one chunk of k.
+/// What of a share falls to each few k, a vector at a time: many at once would fill the buffers of
+/// loads that miss the first cache, which the product needs.
 struct Sharing {
+  static constexpr std::int64_t kParts = 4;  // of a chunk of k
   PanelShare left;
-  std::int64_t steps;
+  std::int64_t copies, fetches;
+  std::int64_t copied = 0, fetched = 0;  // of the row in hand
 
-  Sharing(const PanelShare& share, std::int64_t chunks)
-      : left(share), steps((std::max(share.copies, share.fetches) + chunks - 1) / chunks) {}
+  Sharing(const PanelShare& share, std::int64_t chunks) : left(share) {
+    const std::int64_t parts = kParts * chunks;
+    copies = (share.copies * share.vectors + parts - 1) / parts;
+    fetches = (share.fetches * share.lines + parts - 1) / parts;
+  }
 
   [[gnu::target(STRATA_TARGET_AVX512), gnu::always_inline]] inline void take() {
-    for (std::int64_t s = 0; s < steps; ++s) {
-      if (left.fetches > 0) {
-        --left.fetches;
-        for (std::int64_t v = 0; v < left.lines; ++v) {
-          _mm_prefetch(reinterpret_cast<const char*>(left.fetched + v * kVector), _MM_HINT_T1);
-        }
+    for (std::int64_t n = fetches; n > 0 && left.fetches > 0; --n) {
+      _mm_prefetch(reinterpret_cast<const char*>(left.fetched + fetched * kVector), _MM_HINT_T1);
+      if (++fetched == left.lines) {
         // A row of A^T begins anywhere in a line.
-        _mm_prefetch(reinterpret_cast<const char*>(left.fetched + left.lines * kVector - 1),
+        _mm_prefetch(reinterpret_cast<const char*>(left.fetched + fetched * kVector - 1),
                      _MM_HINT_T1);
+        fetched = 0;
+        --left.fetches;
         left.fetched += left.from_pitch;
       }
-      if (left.copies > 0) {
+    }
+    for (std::int64_t n = copies; n > 0 && left.copies > 0; --n) {
+      _mm512_storeu_ps(left.to + copied * kVector,
+                       _mm512_maskz_loadu_ps(left.mask, left.from + copied * kVector));
+      if (++copied == left.vectors) {
+        copied = 0;
         --left.copies;
-        for (std::int64_t v = 0; v < left.vectors; ++v) {
-          _mm512_storeu_ps(left.to + v * kVector,
-                           _mm512_maskz_loadu_ps(left.mask, left.from + v * kVector));
-        }
         left.from += left.from_pitch;
         left.to += left.to_pitch;
       }
@@ -138,10 +145,13 @@ template <int R, bool along, bool fetches_b>
       }
       fetch.from += fetch.chunk;
     } else {
-      sharing.take();
+#pragma GCC unroll 1
+      for (int part = 0; part < Sharing::kParts; ++part) {
+        sharing.take();
 #pragma GCC unroll 4
-      for (int k = 0; k < kPanelChunk; ++k, a += step, b += kPanelColumns) {
-        add_step<R, row>(acc, a, b);
+        for (int k = 0; k < kPanelChunk / Sharing::kParts; ++k, a += step, b += kPanelColumns) {
+          add_step<R, row>(acc, a, b);
+        }
       }
     }
   }
@@ -150,6 +160,14 @@ template <int R, bool along, bool fetches_b>
   } else {
     write<R, false>(acc, call);
   }
+}
+
+/// The square of a float is exact in double: one rounding, as with a product and a sum.
+[[gnu::target(STRATA_TARGET_AVX512), gnu::always_inline]] inline void add_square(__m512d& sum,
+                                                                                 const float* at) {
+  // All lanes by a mask: the plain form makes gcc 12 warn of its own header.
+  const __m512d value = _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(at));
+  sum = _mm512_fmadd_pd(value, value, sum);
 }
 
 template <int R>
@@ -203,6 +221,56 @@ void multiply_rows(const PanelCall& call) {
     _mm512_storeu_ps(
         to + k * kPanelRows,
         _mm512_maskz_loadu_ps(k < from.depth ? lanes : __mmask16{0}, from.first + k * from.pitch));
+  }
+}
+
+[[gnu::target(STRATA_TARGET_AVX512)]] void add_squares_of_a(double* lanes,
+                                                            const float* panel,
+                                                            std::int64_t rows,
+                                                            std::int64_t depth) {
+  constexpr int kTogether = kPanelRows / 2;
+  const std::int64_t end = panel_chunks(depth) * kPanelChunk;
+  for (std::int64_t first = 0; first < rows; first += kTogether) {
+    __m512d sums[kTogether];
+#pragma GCC unroll 7
+    for (int r = 0; r < kTogether; ++r) {
+      sums[r] = _mm512_loadu_pd(lanes + (first + r) * kSquareLanes);
+    }
+    const float* at = panel + first * kPanelPitch;
+    for (std::int64_t k = 0; k < end; k += kSquareLanes, at += kSquareLanes) {
+#pragma GCC unroll 7
+      for (int r = 0; r < kTogether; ++r) {
+        add_square(sums[r], at + r * kPanelPitch);
+      }
+    }
+#pragma GCC unroll 7
+    for (int r = 0; r < kTogether; ++r) {
+      _mm512_storeu_pd(lanes + (first + r) * kSquareLanes, sums[r]);
+    }
+  }
+}
+
+[[gnu::target(STRATA_TARGET_AVX512)]] void add_squares_of_b(double* sums,
+                                                            const float* panel,
+                                                            std::int64_t columns,
+                                                            std::int64_t depth) {
+  constexpr int kVectors = kPanelColumns / kSquareLanes;
+  __m512d acc[kVectors];
+  __mmask8 lanes[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    lanes[v] = static_cast<__mmask8>(first_lanes(columns - v * kSquareLanes));
+    acc[v] = _mm512_maskz_loadu_pd(lanes[v], sums + v * kSquareLanes);
+  }
+  for (std::int64_t k = 0; k < depth; ++k, panel += kPanelColumns) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      add_square(acc[v], panel + v * kSquareLanes);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    _mm512_mask_storeu_pd(sums + v * kSquareLanes, lanes[v], acc[v]);
   }
 }
 

@@ -38,6 +38,12 @@ void pack_panel_of_b(float* to, const PanelSource& from);
 /// Chunks [begin, end) of k; past the last whole chunk, zeros.
 void pack_panel_of_a(float* to, const PanelSource& from, std::int64_t begin, std::int64_t end);
 
+/// lanes (kPanelRows, 8) += the squares of a panel of A that lies along k: element k to lane k % 8,
+/// in order. Of rows that the panel does not have they hold anything.
+void add_squares_of_a(double* lanes, const float* panel, std::int64_t rows, std::int64_t depth);
+/// sums (columns) += the squares of a panel of B, in order of k.
+void add_squares_of_b(double* sums, const float* panel, std::int64_t columns, std::int64_t depth);
+
 /// What a call does beside its product, so that neither memory nor the second cache is waited for:
 /// a share of the next panel of A is copied in rows of `vectors`, the share after it fetched in
 /// rows of `lines`.

@@ -4,6 +4,7 @@
 
 #include "core/cpu/panel_avx512.h"
 #include "core/cpu/simd.h"
+#include "core/cpu/squares.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
 
@@ -89,6 +90,11 @@ std::int64_t floats_of_thread(const MatmulShape& s) {
              panel_floats_of_b(std::min(block_depth(s.k), s.k));
 }
 
+/// Whether every rectangle keeps all that it packs of B, as the squares of A's rows need.
+bool keeps_b(const MatmulShape& s) {
+  return pieces(s.n, kPanelColumns) * pieces(s.k, block_depth(s.k)) <= kPanelsOfB;
+}
+
 /// A rectangle of C on one thread: groups of columns, in them blocks of k, in them panels of rows;
 /// where all of B stays packed, panels of rows and in them blocks of k, so that A is read in order.
 class RectangleProduct {
@@ -106,6 +112,8 @@ class RectangleProduct {
         group_(round_up(pieces(where.columns, pieces(where.columns, kPanelsOfB * kPanelColumns)),
                         kPanelColumns)),
         keeps_b_(pieces(where.columns, kPanelColumns) * pieces(s.k, block_) <= kPanelsOfB),
+        squares_{where.column == 0 ? operands.squares.rows_of_a : nullptr,
+                 where.row == 0 ? operands.squares.columns_of_b : nullptr},
         panels_of_a_{scratch, scratch + floats_of_a()},
         block_of_b_(scratch + 2 * floats_of_a()) {}
 
@@ -208,6 +216,35 @@ class RectangleProduct {
         .share = {}};
   }
 
+  /// All of B is packed where this is asked for: the blocks of k of a panel of rows follow each
+  /// other.
+  void add_squares_of_rows(const Place& p) {
+    if (squares_.rows_of_a == nullptr) {
+      return;
+    }
+    const std::int64_t rows = panel_rows(where_.rows - p.row);
+    if (p.k == 0) {
+      std::fill(std::begin(lanes_), std::end(lanes_), 0.0);
+    }
+    add_squares_of_a(lanes_, panels_of_a_[0], rows, depth(p));
+    if (p.k + block_ >= shape_.k) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        squares_.rows_of_a[where_.row + p.row + r] = fold_squares(lanes_ + r * kSquareLanes);
+      }
+    }
+  }
+  void add_squares_of_columns(const Place& p, std::int64_t column) {
+    if (squares_.columns_of_b == nullptr) {
+      return;
+    }
+    const std::int64_t count = std::min(kPanelColumns, columns(p) - column);
+    double* const sums = squares_.columns_of_b + where_.column + p.column + column;
+    if (p.k == 0) {
+      std::fill_n(sums, count, 0.0);
+    }
+    add_squares_of_b(sums, packed_b(p, column), count, depth(p));
+  }
+
   /// One panel of A by a group of panels of B; meanwhile the next one of A is copied, in equal
   /// shares, each fetched a call before.
   Place row_of_blocks(const Place& p) {
@@ -216,10 +253,12 @@ class RectangleProduct {
     const std::int64_t calls = pieces(columns(p), kPanelColumns);
     const std::int64_t share = pieces(panel_chunks(a.depth), calls);
     const std::int64_t later_share = pieces(panel_chunks(later.depth), calls);
+    add_squares_of_rows(p);
     for (std::int64_t i = 0; i < calls; ++i) {
       PanelCall call = call_at(p, i * kPanelColumns);
       if (p.row == 0) {
         pack_panel_of_b(packed_b(p, i * kPanelColumns), source_of_b(p, i * kPanelColumns));
+        add_squares_of_columns(p, i * kPanelColumns);
       }
       PanelSource next_b;
       if (next_of_b(p, i * kPanelColumns, next_b)) {
@@ -246,6 +285,8 @@ class RectangleProduct {
   Rectangle where_;
   std::int64_t block_, group_;
   bool keeps_b_;
+  ProductSquares squares_;                        // that this rectangle takes
+  double lanes_[kPanelRows * kSquareLanes] = {};  // of the panel of rows in hand
   float* panels_of_a_[2];
   float* block_of_b_;
 };
@@ -268,6 +309,13 @@ void panel_product(const ProductOperands& operands,
                    Accumulate mode,
                    std::span<std::byte> scratch) {
   STRATA_ASSERT(static_cast<std::int64_t>(scratch.size()) >= panel_product_scratch_bytes(shape));
+  ProductSquares squares = operands.squares;
+  if (!keeps_b(shape)) {
+    ProductOperands apart = operands;
+    apart.squares.columns_of_b = nullptr;
+    squares_apart(apart, shape);
+    squares.rows_of_a = nullptr;
+  }
   const Grid grid = grid_of(shape);
   const std::int64_t parts = grid.rows * grid.columns, tasks = shape.batch * parts;
   const std::int64_t slots = std::min<std::int64_t>(thread_count(), tasks);
@@ -290,7 +338,8 @@ void panel_product(const ProductOperands& operands,
       const ProductOperands own{.C = operands.C + batch * shape.m * shape.n * kFloat,
                                 .A = operands.A + batch * shape.m * shape.k * kFloat,
                                 .B = operands.B + batch * shape.k * shape.n * kFloat,
-                                .bias = operands.bias};
+                                .bias = operands.bias,
+                                .squares = squares};
       RectangleProduct(shape,
                        own,
                        mode,

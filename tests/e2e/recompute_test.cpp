@@ -182,7 +182,8 @@ TEST_F(Recompute, RefusalsOfferThreeChangesThatFit) {
   const auto numeric = offered(tight);
   ASSERT_EQ(numeric.size(), 3u);
   EXPECT_TRUE(numeric[0].starts_with("--memory.device=")) << numeric[0];
-  EXPECT_TRUE(numeric[1].starts_with("--train.micro_batch=")) << numeric[1];
+  EXPECT_TRUE(numeric[1].starts_with("--memory.host=")) << numeric[1];
+  EXPECT_TRUE(numeric[2].starts_with("--train.micro_batch=")) << numeric[2];
 
   Words hopeless = large;
   hopeless.emplace_back("--memory.device=100KiB");

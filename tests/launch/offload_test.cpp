@@ -1,5 +1,8 @@
 // Wherever bytes wait and whenever updates run, a step has the same bits, and the plan is kept to
 // the byte.
+#include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -8,41 +11,16 @@
 
 #include "core/error.h"
 #include "launch/assemble.h"
+#include "parallel/self_communicator.h"
 #include "tests/launch/random_batches.h"
+#include "tests/launch/small_offloading.h"
 #include "tests/support/local_ranks.h"
 #include "tests/support/temp_dir.h"
 
 namespace strata::launch {
 namespace {
 
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
 constexpr int kSteps = 5;
-
-offload::HardwareProfile rates() {
-  offload::HardwareProfile p;
-  p.gemm_f32 = p.gemm_bf16 = 1e11;
-  p.copy = 1e10;
-  p.update = 1e8;
-  return p;
-}
-
-/// Two paths in one directory each, with room for everything.
-Offloading offloading(const std::string& tiers, const std::filesystem::path& directory) {
-  Offloading o;
-  o.tiers = offload::tiers_from(tiers).value();
-  o.budgets = {{kDevice, offload::kLeast}, {kHost, offload::kLeast}, {kNvme, 1 << 30}};
-  for (const char* name : {"a", "b"}) {
-    std::filesystem::create_directories(directory / name);
-    o.nvme.paths.push_back({.directory = directory / name,
-                            .budget_bytes = 1 << 29,
-                            .read_rate = 1e9,
-                            .write_rate = 1e9});
-  }
-  o.nvme.verify = offload::Verify::all;
-  o.nvme.warn = [](std::string_view) {};
-  o.rates = rates();
-  return o;
-}
 
 Computation computation(const std::string& preset) {
   Computation c;
@@ -70,10 +48,7 @@ End train(const Computation& c) {
   End end;
   tests::LocalRanks(1).run([&](Communicator& all) {
     auto blueprint = std::make_unique<Blueprint>(c);
-    offload::Budgets budgets;
-    for (const auto& [tier, planned] : blueprint->plan().tiers) {
-      budgets[tier] = planned.arena_bytes;
-    }
+    const offload::Budgets budgets = just_enough(*blueprint);
     Engine engine(std::move(blueprint), budgets, all);
     engine.start(1, {});
     const std::vector<MicroBatch> batches = random_batches(c);
@@ -157,6 +132,86 @@ INSTANTIATE_TEST_SUITE_P(Models,
                          Offload,
                          testing::Values("tiny-gpt2", "tiny-llama"),
                          [](const auto& param) { return param.param.substr(5); });
+
+/// Engines that are trained until something happens.
+class Faults : public testing::Test {
+ protected:
+  void start(io::FaultInjector fault) {
+    Computation c = computation("tiny-gpt2");
+    Offloading o = offloading(kAllInNvme, dir_.path());
+    o.nvme.fault = std::move(fault);
+    o.nvme.device_pauses.assign(3, std::chrono::milliseconds(1));
+    c.offloading = std::make_shared<const Offloading>(std::move(o));
+    batches_ = random_batches(c);
+    tokens_ = c.G * c.B * c.T;
+    auto blueprint = std::make_unique<Blueprint>(c);
+    const offload::Budgets budgets = just_enough(*blueprint);
+    engine_ = std::make_unique<Engine>(std::move(blueprint), budgets, ranks_);
+    engine_->start(1, {});
+  }
+  void step() {
+    StepScalars scalars;
+    scalars.inputs.info = {.step = ++done_, .seed = 1, .lr = 1e-2};
+    scalars.inputs.batches = batches_;
+    scalars.inputs.loss_tokens = tokens_;
+    engine_->step(scalars);
+  }
+  /// The error of a later step; fails when there is none.
+  std::string error_of_steps(Errc code) {
+    try {
+      for (int k = 0; k < 3; ++k) {
+        step();
+      }
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    ADD_FAILURE() << "three steps went well";
+    return {};
+  }
+  tests::TempDir dir_;
+  parallel::SelfCommunicator ranks_;
+  std::vector<MicroBatch> batches_;
+  std::int64_t tokens_ = 0, done_ = 0;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(Faults, A8ADiskThatIsFullEndsTheStepWithItsPath) {
+  std::atomic<bool> full = false;
+  start([&](const io::Request& request, std::int64_t result) {
+    const bool data = request.direction == io::Direction::write && !request.bytes.empty();
+    return full && data ? -ENOSPC : result;
+  });
+  step();
+  full = true;
+  const std::string text = error_of_steps(Errc::io);
+  EXPECT_NE(text.find(dir_.path().string()), std::string::npos) << text;
+}
+
+TEST_F(Faults, A8APathThatDiesLosesWhatOnlyItHad) {
+  std::atomic<bool> dead = false;
+  const std::string first = (std::filesystem::canonical(dir_.path()) / "a").string();
+  start([&](const io::Request& request, std::int64_t result) {
+    return dead && request.path.starts_with(first) && !request.bytes.empty() ? -EIO : result;
+  });
+  step();
+  dead = true;
+  const std::string text = error_of_steps(Errc::io);
+  EXPECT_NE(text.find("lost"), std::string::npos) << text;
+}
+
+TEST_F(Faults, A8AFlippedBitIsNotTrainedOn) {
+  std::atomic<bool> flip = false;
+  start([&](const io::Request& request, std::int64_t result) {
+    if (flip && request.direction == io::Direction::read && !request.bytes.empty()) {
+      request.bytes[0] ^= std::byte{1};
+    }
+    return result;
+  });
+  step();
+  flip = true;
+  error_of_steps(Errc::io);
+}
 
 }  // namespace
 }  // namespace strata::launch

@@ -190,8 +190,11 @@ TEST(Transfers, RefusalNamesTierInstructionAndMissingBytes) {
     with_transfers(
         base, all_in(kHost), sizes(), timing(1, 1), {{kDevice, 50000}, {kHost, 1 << 24}});
     FAIL();
-  } catch (const Error& error) {
+  } catch (const Infeasible& error) {
     EXPECT_EQ(error.code(), Errc::infeasible);
+    EXPECT_EQ(error.misfit().tier, kDevice);
+    EXPECT_EQ(error.misfit().budget_bytes, 50000);
+    EXPECT_GT(error.misfit().missing_bytes(), 0);
     for (const char* part : {"device", "48.8 KiB", "missing", "block"}) {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
     }

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/cpu/simd.h"
 #include "core/parallel_for.h"
 #include "tests/support/errors.h"
 #include "tests/support/matmul_shapes.h"
@@ -304,6 +305,42 @@ TEST(LowRank, BitsDoNotDependOnThreads) {
     }
   }
   set_thread_count(before);
+}
+
+TEST(LowRank, SquaresComeWithTheProjection) {
+  const int threads_before = thread_count();
+  const cpu::IsaLevel best = cpu::isa_level();
+  for (const std::int64_t rank : {1, 2, 3, 40}) {
+    for (const auto& [a, b] : {std::pair{300, 41}, {41, 300}, {70, 530}, {530, 70}}) {
+      const LowRankShape shape{a, b, rank};
+      const Tensor G = random_matrix(a, b), basis = random_matrix(rank, shape.short_side(), 2);
+      std::vector<double> expected(static_cast<std::size_t>(shape.long_side()), 0.0), first;
+      for (std::int64_t i = 0; i < a; ++i) {
+        for (std::int64_t j = 0; j < b; ++j) {
+          const double value = at(G, i, j);
+          expected[static_cast<std::size_t>(shape.right() ? i : j)] += value * value;
+        }
+      }
+      for (const cpu::IsaLevel level : {cpu::IsaLevel::base, cpu::IsaLevel::avx2, best}) {
+        cpu::force_isa_level(std::min(level, best));
+        for (const int threads : {1, 3}) {
+          set_thread_count(threads);
+          std::vector<double> squares(expected.size(), -1.0);
+          const Tensor R = Tensor::zeros(DType::f32, shape.projected());
+          Workspace workspace(project_workspace_bytes(shape));
+          project(R, G, basis, shape, workspace, compute_stream(), squares.data());
+          EXPECT_TRUE(same_bytes(R, projected(G, basis)));
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            ASSERT_NEAR(squares[i], expected[i], 1e-13 * expected[i]);
+          }
+          first = first.empty() ? squares : first;
+          EXPECT_EQ(squares, first) << a << " " << b << " rank " << rank;
+        }
+      }
+    }
+  }
+  cpu::force_isa_level(best);
+  set_thread_count(threads_before);
 }
 
 TEST(LowRank, RandomBasesDependOnTheirKeyAlone) {

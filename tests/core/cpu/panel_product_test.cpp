@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -161,6 +162,78 @@ TEST_F(PanelProduct, HasTheSameBitsForRowsCutAnywhere) {
           Accumulate::overwrite);
     }
     EXPECT_EQ(C, whole) << "cut " << cut;
+  }
+}
+
+using Doubles = std::vector<double>;
+
+/// Of row i of x (rows, columns): element k in lane k % 8, lanes in pairs.
+Doubles squares_of_rows(const Floats& x, std::int64_t rows, std::int64_t columns) {
+  Doubles sums;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    double lanes[8] = {};
+    for (std::int64_t k = 0; k < columns; ++k) {
+      const double value = x[static_cast<std::size_t>(i * columns + k)];
+      lanes[k % 8] += value * value;
+    }
+    sums.push_back(((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+                   ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7])));
+  }
+  return sums;
+}
+
+Doubles squares_of_columns(const Floats& x, std::int64_t rows, std::int64_t columns) {
+  Doubles sums(static_cast<std::size_t>(columns), 0.0);
+  for (std::int64_t at = 0; at < rows * columns; ++at) {
+    const double value = x[static_cast<std::size_t>(at)];
+    sums[static_cast<std::size_t>(at % columns)] += value * value;
+  }
+  return sums;
+}
+
+// In the last three sizes B does not stay packed.
+TEST_F(PanelProduct, SumsSquaresInTheOrderOfK) {
+  for (const auto& [m, n, k] : {std::tuple<std::int64_t, std::int64_t, std::int64_t>{1, 1, 1},
+                                {14, 32, 384},
+                                {16, 33, 385},
+                                {29, 40, 17},
+                                {301, 32, 800},
+                                {45, 700, 130},
+                                {45, 1000, 400},
+                                {33, 40, 3500}}) {
+    for (const MatmulForm form : kForms) {
+      const MatmulShape s{.m = m, .n = n, .k = k, .form = form};
+      Operands o(s);
+      const Floats C = product_of(s, o);
+      for (const int threads : {1, 2, 3, 7}) {
+        SCOPED_TRACE(testing::Message() << "m " << m << " n " << n << " k " << k << " form "
+                                        << static_cast<int>(form) << " threads " << threads);
+        set_thread_count(threads);
+        constexpr double kGuard = -1.0;
+        Doubles rows(static_cast<std::size_t>(m) + 1, kGuard);
+        Doubles columns(static_cast<std::size_t>(n) + 1, kGuard);
+        Floats beside = o.C;
+        run(s,
+            {bytes(beside),
+             bytes(o.A),
+             bytes(o.B),
+             nullptr,
+             {form == MatmulForm::atb ? nullptr : rows.data(),
+              form == MatmulForm::abt ? nullptr : columns.data()}},
+            Accumulate::overwrite);
+        EXPECT_EQ(beside, C);
+        EXPECT_EQ(rows.back(), kGuard);
+        EXPECT_EQ(columns.back(), kGuard);
+        rows.pop_back();
+        columns.pop_back();
+        if (form != MatmulForm::atb) {
+          EXPECT_EQ(rows, squares_of_rows(o.A, m, k));
+        }
+        if (form != MatmulForm::abt) {
+          EXPECT_EQ(columns, squares_of_columns(o.B, k, n));
+        }
+      }
+    }
   }
 }
 
