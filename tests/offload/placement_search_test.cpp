@@ -191,11 +191,17 @@ void check_against_optimum(unsigned first, unsigned count, double most) {
     EXPECT_LE(found->seconds, found->lowest_seconds);
     within += ratio <= 1.05 ? 1 : 0;
     worst = std::max(worst, ratio);
-    const Program written = with_transfers(
+    Program written = with_transfers(
         one.step, found->placement, one.sizes, one.timing, one.budgets, Effort::quick);
     EXPECT_EQ(simulate(written, one.sizes, one.timing).seconds, found->seconds);
     const auto wrong = validate_alone(written, Budget{&one.sizes, one.budgets});
     EXPECT_FALSE(wrong) << to_string(*wrong);
+    Program* const programs[] = {&written};
+    for (const auto& [tier, planned] : make_plan(programs, one.sizes).tiers) {
+      if (tier.kind == TierKind::nvme) {
+        EXPECT_LE(planned.arena_bytes, one.budgets.at(tier));
+      }
+    }
   }
   EXPECT_GE(within, 0.95 * feasible);
   EXPECT_GE(feasible, count / 2);

@@ -243,6 +243,10 @@ TEST(Scenarios, S3SomeUpdatesOnTheDevice) {
   EXPECT_GE(best.fraction, number(share, "least"));
   EXPECT_LE(best.fraction, number(share, "most"));
   EXPECT_NEAR(best.seconds, window.device_seconds, kTolerance * window.device_seconds);
+  UpdateWindow link = window;  // the way up alone
+  link.host_updates = link.device_updates = 1e15;
+  link.device_seconds = 0;
+  EXPECT_NEAR(window_seconds(link, 0.26), number(share, "link_seconds"), 0.3);
 }
 
 TEST(Scenarios, SearchesFindNothingSlowerSlow) {
