@@ -80,35 +80,30 @@ std::string PlacementJudge::code(const TiersByBlock& tiers) const {
 }
 
 /// In files nothing shares a place.
-std::int64_t PlacementJudge::missing_in_files(const Placement& placement) const {
-  std::map<Tier, std::int64_t> needs;
+Budgets PlacementJudge::bytes_in_files(const Placement& placement) const {
+  Budgets needs;
   for (const auto& [key, size] : used_) {
     const auto home = placement.homes.find(key), waits = placement.waits_in.find(key);
-    if (home != placement.homes.end()) {
-      needs[home->second] += pages(size);
-    } else if (waits != placement.waits_in.end()) {
-      needs[waits->second] += pages(size);
+    const bool lasts = home != placement.homes.end();
+    if (lasts || waits != placement.waits_in.end()) {
+      const Tier tier = lasts ? home->second : waits->second;
+      if (tier.kind == TierKind::nvme) {
+        needs[tier] += pages(size);
+      }
     }
   }
-  std::int64_t all = 0;
-  for (const auto& [tier, bytes] : needs) {
-    const auto budget = task_.budgets.find(tier);
-    if (tier.kind == TierKind::nvme) {
-      all +=
-          std::max<std::int64_t>(0, bytes - (budget == task_.budgets.end() ? 0 : budget->second));
-    }
-  }
-  return all;
+  return needs;
+}
+
+std::int64_t PlacementJudge::beyond_budget(Tier tier, std::int64_t bytes) const {
+  const auto budget = task_.budgets.find(tier);
+  return std::max<std::int64_t>(0, bytes - (budget == task_.budgets.end() ? 0 : budget->second));
 }
 
 std::int64_t PlacementJudge::missing(const Program& program, const Placement& placement) const {
   std::int64_t all = 0;
   for (const auto& [tier, bytes] : least_bytes(program, placement, used_)) {
-    const auto budget = task_.budgets.find(tier);
-    if (tier.kind != TierKind::nvme) {
-      all +=
-          std::max<std::int64_t>(0, bytes - (budget == task_.budgets.end() ? 0 : budget->second));
-    }
+    all += tier.kind == TierKind::nvme ? 0 : beyond_budget(tier, bytes);
   }
   return all;
 }
@@ -116,7 +111,9 @@ std::int64_t PlacementJudge::missing(const Program& program, const Placement& pl
 Verdict PlacementJudge::look(const TiersByBlock& tiers) {
   const Placement placement = placement_of(tiers, used_);
   Verdict verdict;
-  verdict.missing_bytes = missing_in_files(placement);
+  for (const auto& [tier, bytes] : bytes_in_files(placement)) {
+    verdict.missing_bytes += beyond_budget(tier, bytes);
+  }
   const Program& step = *task_.programs.front();
   if (verdict.missing_bytes > 0) {
     verdict.missing_bytes += missing(step, placement);
@@ -127,10 +124,7 @@ Verdict PlacementJudge::look(const TiersByBlock& tiers) {
     const Program written =
         with_transfers(step, placement, used_, task_.timing, task_.budgets, effort_);
     seconds = simulate(written, used_, task_.timing).seconds;
-  } catch (const Error& error) {
-    if (error.code() != Errc::infeasible) {
-      throw;
-    }
+  } catch (const Infeasible&) {
     verdict.missing_bytes = missing(step, placement);
     return verdict;
   }
@@ -162,26 +156,25 @@ Verdict PlacementJudge::operator()(const TiersByBlock& tiers) {
 }
 
 void PlacementJudge::refuse(const TiersByBlock& tiers) {
+  std::string there;
+  for (const auto& [tier, bytes] : task_.budgets) {
+    there += fmt::format(
+        "{}{} of {}", there.empty() ? "" : ", ", bytes_text(bytes), strata::to_string(tier));
+  }
+  const std::string all = "; the tiers below hold what they can: there are " + there;
   const Placement placement = placement_of(tiers, used_);
-  if (const std::int64_t bytes = missing_in_files(placement); bytes > 0) {
-    throw Error(Errc::infeasible,
-                fmt::format("plan: tier nvme lacks {} for what memory does not hold; raise "
-                            "memory.nvme or memory.host",
-                            bytes_text(bytes)));
+  for (const auto& [tier, bytes] : bytes_in_files(placement)) {
+    if (const std::int64_t lacks = beyond_budget(tier, bytes); lacks > 0) {
+      throw Infeasible({tier, bytes, bytes - lacks, "memory holds no more" + all});
+    }
   }
   for (const Program* const program : task_.programs) {
     try {
       with_transfers(*program, placement, used_, task_.timing, task_.budgets, effort_);
-    } catch (const Error& error) {
-      std::string others;
-      for (const auto& [tier, bytes] : task_.budgets) {
-        others += fmt::format(
-            "{}{} of {}", others.empty() ? "" : ", ", bytes_text(bytes), strata::to_string(tier));
-      }
-      throw Error(error.code(),
-                  fmt::format("{}, although the tiers below hold what they can: there are {}",
-                              error.what(),
-                              others));
+    } catch (const Infeasible& error) {
+      Misfit misfit = error.misfit();
+      misfit.detail += all;
+      throw Infeasible(std::move(misfit));
     }
   }
   throw Error(Errc::internal, "plan: a placement that fits was refused");

@@ -55,7 +55,8 @@ class PlacementJudge {
 
  private:
   std::string code(const TiersByBlock& tiers) const;
-  std::int64_t missing_in_files(const Placement& placement) const;
+  Budgets bytes_in_files(const Placement& placement) const;
+  std::int64_t beyond_budget(Tier tier, std::int64_t bytes) const;
   std::int64_t missing(const Program& program, const Placement& placement) const;
   Verdict look(const TiersByBlock& tiers);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <random>
+#include <utility>
 
 namespace strata::offload {
 namespace {
@@ -273,6 +274,38 @@ TiersByBlock lowest_placement(const PlacementJudge& judge, const Budgets& budget
 
 FoundPlacement search_placement(const PlacementTask& task, const SearchSettings& settings) {
   return Search(task, settings).run();
+}
+
+FoundPlan search_and_place(std::span<Program* const> programs,
+                           const PackSizes& sizes,
+                           const Timing& timing,
+                           const Budgets& budgets,
+                           const SearchSettings& settings) {
+  constexpr int kTries = 4;
+  std::vector<Program> bare;
+  for (const Program* const program : programs) {
+    bare.push_back(*program);
+  }
+  Budgets allowed = budgets;
+  for (int attempt = 1;; ++attempt) {
+    std::vector<const Program*> searched;
+    for (const Program& program : bare) {
+      searched.push_back(&program);
+    }
+    FoundPlacement found = search_placement({searched, sizes, timing, allowed}, settings);
+    try {
+      Plan plan = place(programs, found.placement, sizes, timing, budgets);
+      return {std::move(found), std::move(plan)};
+    } catch (const Infeasible& error) {
+      for (std::size_t k = 0; k < bare.size(); ++k) {
+        *programs[k] = bare[k];
+      }
+      if (attempt == kTries) {
+        throw;
+      }
+      allowed.at(error.misfit().tier) -= error.misfit().missing_bytes();
+    }
+  }
 }
 
 }  // namespace strata::offload

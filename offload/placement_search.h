@@ -1,4 +1,7 @@
 #pragma once
+#include <cstdint>
+#include <span>
+
 #include "offload/placement_judge.h"
 
 namespace strata::offload {
@@ -30,5 +33,18 @@ TiersByBlock lowest_placement(const PlacementJudge& judge, const Budgets& budget
 /// of the tier it takes up first; and at the end exchanges one for another. A pure function of the
 /// task. Throws infeasible, naming the tier and the bytes that are missing in the lowest placement.
 FoundPlacement search_placement(const PlacementTask& task, const SearchSettings& settings = {});
+
+struct FoundPlan {
+  FoundPlacement found;
+  Plan plan;
+};
+/// Searches, and gives the programs their transfers and everything a place, as `place` does; the
+/// first program is the step. What static places lose between them is searched without. Throws
+/// infeasible.
+FoundPlan search_and_place(std::span<Program* const> programs,
+                           const PackSizes& sizes,
+                           const Timing& timing,
+                           const Budgets& budgets,
+                           const SearchSettings& settings = {});
 
 }  // namespace strata::offload

@@ -101,22 +101,7 @@ class Clockwork {
     s_.at.resize(program.step.size());
   }
 
-  Simulation run() {
-    for (std::size_t k = 0; k < program_.step.size(); ++k) {
-      count(k);
-    }
-    timing_.shared.empty() ? each_for_itself() : sharing();
-    for (const Moment& moment : s_.at) {
-      s_.seconds = std::max(s_.seconds, moment.end);
-    }
-    for (const SharedLinks& shared : timing_.shared) {
-      s_.shared_seconds = std::max(s_.shared_seconds,
-                                   least_seconds(shared, timing_.bytes_per_second, s_.moved_bytes));
-    }
-    s_.stalls.assign(s_.at.size() + 1, 0);
-    timing_.host_cores == HostCores::are_device ? note_stalls_in_order() : note_stalls_beside();
-    return std::move(s_);
-  }
+  Simulation run();
 
  private:
   void count(std::size_t k) {
@@ -155,7 +140,7 @@ class Clockwork {
       s_.at[k] = {begin, begin + seconds_[k]};
     }
   }
-  void sharing();
+  class Events;
   void note_stalls_in_order();
   void note_stalls_beside();
   void note_stall(std::size_t k, std::size_t move, double seconds);
@@ -171,7 +156,45 @@ class Clockwork {
 };
 
 /// From event to event: a transfer's end depends on those that start while it runs.
-void Clockwork::sharing() {
+class Clockwork::Events {
+ public:
+  explicit Events(Clockwork& clockwork)
+      : c_(clockwork), open_(clockwork.s_.at.size()), followers_(clockwork.s_.at.size()) {
+    for (const SharedLinks& shared : c_.timing_.shared) {
+      capacities_.emplace_back(shared.bytes_per_second);
+    }
+    for (std::size_t k = 0; k < open_.size(); ++k) {
+      for (const int before : c_.waits_.of(k)) {
+        followers_[static_cast<std::size_t>(before)].push_back(k);
+      }
+      open_[k] = c_.waits_.of(k).size();
+    }
+  }
+  void run() {
+    for (std::size_t k = 0; k < open_.size(); ++k) {
+      if (c_.waits_.of(k).empty()) {
+        begin(k);
+      }
+    }
+    constexpr double kNever = std::numeric_limits<double>::infinity();
+    for (;;) {
+      const auto first = std::ranges::min_element(capacities_, {}, &SharedCapacity::next_end);
+      const double next = events_.empty() ? kNever : events_.top().time;
+      const double ended = first->next_end();
+      if (next == kNever && ended == kNever) {
+        return;
+      }
+      if (ended <= next) {
+        finish(static_cast<std::size_t>(first->finish_next()), ended);
+      } else {
+        const Event event = events_.top();
+        events_.pop();
+        event.enters ? enter(event.index, event.time) : finish(event.index, event.time);
+      }
+    }
+  }
+
+ private:
   struct Event {
     double time;
     std::size_t index;
@@ -180,61 +203,35 @@ void Clockwork::sharing() {
       return std::tie(time, index) > std::tie(other.time, other.index);
     }
   };
-  std::priority_queue<Event, std::vector<Event>, std::greater<>> events;
-  std::vector<SharedCapacity> capacities;
-  for (const SharedLinks& shared : timing_.shared) {
-    capacities.emplace_back(shared.bytes_per_second);
+
+  void begin(std::size_t k) {
+    const double now = c_.s_.at[k].begin = c_.begin_of(k);
+    const bool shares = c_.capacity_of_[k] >= 0;
+    events_.push({now + (shares ? c_.timing_.latency_seconds : c_.seconds_[k]), k, shares});
   }
-  std::vector<std::size_t> open(s_.at.size());
-  std::vector<std::vector<std::size_t>> followers(s_.at.size());
-  const auto begin = [&](std::size_t k) {
-    s_.at[k].begin = begin_of(k);
-    const bool shares = capacity_of_[k] >= 0;
-    events.push({s_.at[k].begin + (shares ? timing_.latency_seconds : seconds_[k]), k, shares});
-  };
-  const auto finish = [&](std::size_t k, double time) {
-    s_.at[k].end = time;
-    for (const std::size_t next : followers[k]) {
-      if (--open[next] == 0) {
+  void enter(std::size_t k, double now) {
+    const Instruction& i = c_.program_.step[k];
+    capacities_[static_cast<std::size_t>(c_.capacity_of_[k])].start(
+        static_cast<int>(k),
+        c_.timing_.bytes_per_second.at({i.source, i.tier}),
+        static_cast<double>(c_.sizes_.at(i.key())),
+        now);
+  }
+  void finish(std::size_t k, double now) {
+    c_.s_.at[k].end = now;
+    for (const std::size_t next : followers_[k]) {
+      if (--open_[next] == 0) {
         begin(next);
       }
     }
-  };
-  for (std::size_t k = 0; k < s_.at.size(); ++k) {
-    for (const int before : waits_.of(k)) {
-      followers[static_cast<std::size_t>(before)].push_back(k);
-    }
-    open[k] = waits_.of(k).size();
-    if (open[k] == 0) {
-      begin(k);
-    }
   }
-  constexpr double kNever = std::numeric_limits<double>::infinity();
-  for (;;) {
-    const auto first = std::ranges::min_element(capacities, {}, &SharedCapacity::next_end);
-    const double next = events.empty() ? kNever : events.top().time;
-    const double ended = first->next_end();
-    if (next == kNever && ended == kNever) {
-      return;
-    }
-    if (ended <= next) {
-      finish(static_cast<std::size_t>(first->finish_next()), ended);
-      continue;
-    }
-    const Event event = events.top();
-    events.pop();
-    if (event.enters) {
-      const Instruction& i = program_.step[event.index];
-      capacities[static_cast<std::size_t>(capacity_of_[event.index])].start(
-          static_cast<int>(event.index),
-          timing_.bytes_per_second.at({i.source, i.tier}),
-          static_cast<double>(sizes_.at(i.key())),
-          event.time);
-    } else {
-      finish(event.index, event.time);
-    }
-  }
-}
+
+  Clockwork& c_;
+  std::vector<SharedCapacity> capacities_;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  std::vector<std::size_t> open_;  // what is still waited for
+  std::vector<std::vector<std::size_t>> followers_;
+};
 
 /// All waits of one place in the order are for the transfer that is done last.
 void Clockwork::note_stalls_in_order() {
@@ -289,6 +286,27 @@ void Clockwork::note_stall(std::size_t k, std::size_t move, double seconds) {
   const Instruction& i = program_.step[move];
   s_.stalls[k] = seconds;
   s_.stalls_by_cause[{{i.source, i.tier}, i.cls}] += seconds;
+}
+
+Simulation Clockwork::run() {
+  for (std::size_t k = 0; k < program_.step.size(); ++k) {
+    count(k);
+  }
+  if (timing_.shared.empty()) {
+    each_for_itself();
+  } else {
+    Events(*this).run();
+  }
+  for (const Moment& moment : s_.at) {
+    s_.seconds = std::max(s_.seconds, moment.end);
+  }
+  for (const SharedLinks& shared : timing_.shared) {
+    s_.shared_seconds = std::max(s_.shared_seconds,
+                                 least_seconds(shared, timing_.bytes_per_second, s_.moved_bytes));
+  }
+  s_.stalls.assign(s_.at.size() + 1, 0);
+  timing_.host_cores == HostCores::are_device ? note_stalls_in_order() : note_stalls_beside();
+  return std::move(s_);
 }
 
 }  // namespace

@@ -283,6 +283,29 @@ TEST(PlacementSearch, A26RefusesNamingTheMissingBytes) {
   EXPECT_NO_THROW(search_placement(one.task()));
 }
 
+/// Static places lose some bytes: where a placement that holds without that does not hold with it,
+/// another is found.
+TEST(PlacementSearch, WhatIsFoundHasAPlace) {
+  int found = 0, placed = 0;
+  for (unsigned seed = 1; seed <= 40; ++seed) {
+    const Instance one = random_instance(seed, 700);
+    Program step = one.step, evaluation = one.evaluation;
+    Program* const programs[] = {&step, &evaluation};
+    try {
+      search_placement(one.task());
+      ++found;
+      const FoundPlan all = search_and_place(programs, one.sizes, one.timing, one.budgets);
+      EXPECT_FALSE(misfit(all.plan, one.budgets)) << "seed " << seed;
+      EXPECT_FALSE(validate_alone(step)) << "seed " << seed;
+      ++placed;
+    } catch (const Infeasible&) {
+      EXPECT_EQ(step.step.size(), one.step.step.size()) << "a program is left half written";
+    }
+  }
+  EXPECT_GE(found, 20);
+  EXPECT_GE(placed, found - 1);
+}
+
 /// Where a step fits and another program over the same residents does not, nothing is found.
 TEST(PlacementSearch, HoldsForAllPrograms) {
   Instance one = large(4);

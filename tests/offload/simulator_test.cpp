@@ -84,6 +84,49 @@ TEST(Simulator, UpdatesInTheHostWaitForTheDecision) {
   EXPECT_DOUBLE_EQ(s.seconds, 14);
 }
 
+/// Three blocks: what the host has not taken over yet holds the device up, and the other way round.
+TEST(Simulator, HostAndDeviceAreAtMostOneBlockApart) {
+  Program p;
+  p.blocks = 3;
+  PackSizes sizes;
+  p.step = {{.op = Op::begin}};
+  for (int b = 2; b >= 0; --b) {
+    const PackKey grads{PackClass::grads, b};
+    const int update = static_cast<int>(p.step.size()) + 2;
+    p.step.push_back({.op = Op::backward, .block = b});
+    p.step.push_back(move(Op::save, grads, kDevice, kHost, update));
+    p.step.push_back({.op = Op::update, .block = b, .tier = kHost});
+    sizes[grads] = 10;
+  }
+  Timing t = timing(HostCores::beside_device);
+  const Simulation slow_copies = simulate(p, sizes, t);
+  EXPECT_DOUBLE_EQ(slow_copies.at[4].begin, 4);
+  EXPECT_DOUBLE_EQ(slow_copies.at[7].begin, 4 + 10);  // not 4 + 4
+  t.bytes_per_second[{kDevice, kHost}] = 10;
+  t.compute_seconds = [](const Instruction& i) {
+    return i.op == Op::backward ? 4.0 : i.op == Op::update ? 10.0 : 0.0;
+  };
+  const Simulation slow_updates = simulate(p, sizes, t);
+  EXPECT_DOUBLE_EQ(slow_updates.at[5].begin, 8);           // while the first block is updated
+  EXPECT_DOUBLE_EQ(slow_updates.at[8].begin, 4 + 1 + 10);  // not 12
+}
+
+TEST(Simulator, WhatComesWaitsForTheRoomThatIsLeft) {
+  const PackKey goes{PackClass::state, 0}, comes{PackClass::state, 1}, too{PackClass::weights, 1};
+  Program p;
+  p.blocks = 2;
+  p.step = {{.op = Op::backward, .block = 0},
+            move(Op::evict, goes, kDevice, kHost, 2),
+            move(Op::fetch, comes, kHost, kDevice, 4),
+            move(Op::fetch, too, kNvme, kDevice, 4),
+            {.op = Op::backward, .block = 1}};
+  const Simulation s =
+      simulate(p, {{goes, 5}, {comes, 1}, {too, 1}}, timing(HostCores::beside_device));
+  EXPECT_DOUBLE_EQ(s.at[2].begin, 4 + 5);
+  EXPECT_DOUBLE_EQ(s.at[3].begin, 4 + 5);
+  EXPECT_DOUBLE_EQ(s.at[4].begin, 4 + 5 + 1);
+}
+
 TEST(Simulator, LinksOfOneDriveShareIt) {
   EXPECT_EQ(shared_rates(std::vector{6.0}, 5), std::vector{6.0});
   EXPECT_EQ(shared_rates(std::vector{6.0, 4.0}, 5), (std::vector{2.5, 2.5}));
