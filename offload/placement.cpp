@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <utility>
+#include <vector>
 
 namespace strata::offload {
 namespace {
@@ -56,6 +57,14 @@ std::optional<Tiers> tiers_from(std::string_view text) {
 }
 
 Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
+  int blocks = 0;
+  for (const auto& [key, size] : sizes) {
+    blocks = std::max(blocks, key.block + 1);
+  }
+  return placement_of(std::vector(static_cast<std::size_t>(blocks), tiers), sizes);
+}
+
+Placement placement_of(std::span<const Tiers> by_block, const PackSizes& sizes) {
   Placement placement;
   const auto put = [](auto& into, const auto& key, Tier tier) {
     if (tier != Tier()) {
@@ -63,9 +72,12 @@ Placement placement_of(const Tiers& tiers, const PackSizes& sizes) {
     }
   };
   for (const auto& [key, size] : sizes) {
-    if (size == 0) {
+    if (size == 0 || key.block < 0) {
       continue;
     }
+    // What the last block leaves for inference is of a block more.
+    const Tiers& tiers =
+        by_block[std::min(static_cast<std::size_t>(key.block), by_block.size() - 1)];
     switch (key.cls) {
       case PackClass::weights:
         put(placement.homes, key, tiers.weights);

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -22,5 +23,7 @@ std::optional<Tiers> tiers_from(std::string_view text);
 
 /// Of the packs that have sizes.
 Placement placement_of(const Tiers& tiers, const PackSizes& sizes);
+/// With tiers of its own for each block.
+Placement placement_of(std::span<const Tiers> by_block, const PackSizes& sizes);
 
 }  // namespace strata::offload

@@ -1,9 +1,15 @@
 #include "offload/simulator.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <optional>
+#include <queue>
+#include <tuple>
 
 #include "core/error.h"
+#include "offload/issue_order.h"
+#include "offload/shared_capacity.h"
 
 namespace strata::offload {
 
@@ -23,21 +29,55 @@ double Timing::transfer_seconds(const Instruction& move, std::int64_t size_bytes
   return latency_seconds + static_cast<double>(size_bytes) / rate->second;
 }
 
+double Timing::crowded_seconds(const Instruction& move, std::int64_t size_bytes) const {
+  double seconds = transfer_seconds(move, size_bytes);
+  const Link link{move.source, move.tier};
+  for (const SharedLinks& s : shared) {
+    if (!move.clean && std::ranges::find(s.links, link) != s.links.end()) {
+      seconds = std::max(
+          seconds, latency_seconds + 2 * static_cast<double>(size_bytes) / s.bytes_per_second);
+    }
+  }
+  return seconds;
+}
+
+std::vector<double> compute_alone(const Program& program, const Timing& timing) {
+  std::vector<double> at;
+  double device = 0, host = 0;
+  for (const Instruction& i : program.step) {
+    const double seconds = timing.compute_seconds(i);
+    if (timing.beside_device(i)) {
+      host = std::max(host, device);  // what it works on comes from the device
+      at.push_back(host);
+      host += seconds;
+    } else {
+      device = i.op == Op::end ? std::max(host, device) : device;
+      at.push_back(device);
+      device += seconds;
+    }
+  }
+  return at;
+}
+
 double Simulation::bound_seconds() const {
-  double bound = compute_seconds;
-  for (const auto& [link, taken] : busy) {
-    bound = std::max(bound, taken);
+  double bound = std::max({compute_seconds - host_seconds, host_seconds, shared_seconds});
+  for (const auto& [link, alone] : busy) {
+    bound = std::max(bound, alone);
   }
   return bound;
 }
 
 std::string Simulation::bound_by() const {
-  for (const auto& [link, taken] : busy) {
-    if (taken > compute_seconds && taken == bound_seconds()) {
+  const double bound = bound_seconds();
+  if (compute_seconds - host_seconds == bound) {
+    return "compute";
+  }
+  for (const auto& [link, alone] : busy) {
+    if (alone == bound) {
       return to_string(link);
     }
   }
-  return "compute";
+  return host_seconds == bound ? "host cores" : "shared links";
 }
 
 double Simulation::stalled_seconds() const {
@@ -46,74 +86,228 @@ double Simulation::stalled_seconds() const {
 
 namespace {
 
+/// Work of each instruction, and when it is done.
 class Clockwork {
  public:
-  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing)
-      : program_(program), sizes_(sizes), timing_(timing), waits_(program.step.size() + 1) {
+  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing, Outcome outcome)
+      : program_(program),
+        sizes_(sizes),
+        timing_(timing),
+        runs_(running(program, outcome)),
+        waits_(timing.host_cores == HostCores::are_device ? in_order(program, runs_)
+                                                          : beside_device(program, runs_)),
+        seconds_(program.step.size(), 0.0),
+        capacity_of_(program.step.size(), -1) {
     s_.at.resize(program.step.size());
-    s_.stalls.resize(program.step.size() + 1);
   }
 
-  Simulation run(Outcome outcome) {
-    const int count = static_cast<int>(program_.step.size());
-    bool decided = program_.lazy;
-    for (int k = 0; k < count; ++k) {
-      const Instruction& i = program_.step[static_cast<std::size_t>(k)];
-      wait_for_moves(k);
-      const bool runs_now = !decided || runs(i.when, outcome);
-      if (runs_now && is_move(i.op)) {
-        start(i, k);
-      } else {
-        const double seconds = runs_now ? timing_.compute_seconds(i) : 0;
-        s_.at[static_cast<std::size_t>(k)] = {now_, now_ + seconds};
-        now_ += seconds;
-        s_.compute_seconds += seconds;
-      }
-      decided = decided || i.op == Op::decide;
-    }
-    wait_for_moves(count);
-    s_.seconds = now_;
-    return std::move(s_);
-  }
+  Simulation run();
 
  private:
-  void wait_for_moves(int k) {
-    double ready = now_;
-    int last = -1;
-    for (const int move : waits_[static_cast<std::size_t>(k)]) {
-      if (const double end = s_.at[static_cast<std::size_t>(move)].end; end > ready) {
-        ready = end;
-        last = move;
+  void count(std::size_t k) {
+    const Instruction& i = program_.step[k];
+    if (!runs_[k]) {
+      return;
+    }
+    if (!is_move(i.op)) {
+      seconds_[k] = timing_.compute_seconds(i);
+      s_.compute_seconds += seconds_[k];
+      s_.host_seconds += timing_.beside_device(i) ? seconds_[k] : 0;
+      return;
+    }
+    const Link link{i.source, i.tier};
+    const std::int64_t bytes = i.clean ? 0 : sizes_.at(i.key());
+    seconds_[k] = timing_.transfer_seconds(i, bytes);
+    s_.busy[link] += seconds_[k];
+    s_.moved_bytes[link] += bytes;
+    for (std::size_t c = 0; c < timing_.shared.size() && bytes > 0; ++c) {
+      if (std::ranges::find(timing_.shared[c].links, link) != timing_.shared[c].links.end()) {
+        capacity_of_[k] = static_cast<int>(c);
       }
     }
-    if (last >= 0) {
-      const Instruction& move = program_.step[static_cast<std::size_t>(last)];
-      s_.stalls[static_cast<std::size_t>(k)] = ready - now_;
-      s_.stalls_by_cause[{{move.source, move.tier}, move.cls}] += ready - now_;
+  }
+  double begin_of(std::size_t k) const {
+    double begin = 0;
+    for (const int before : waits_.of(k)) {
+      begin = std::max(begin, s_.at[static_cast<std::size_t>(before)].end);
     }
-    now_ = ready;
+    return begin;
   }
-  void start(const Instruction& move, int k) {
-    const Link link{move.source, move.tier};
-    const std::int64_t bytes = move.clean ? 0 : sizes_.at(move.key());
-    const double seconds = timing_.transfer_seconds(move, bytes);
-    double& free = free_[link];
-    const double begin = std::max(free, now_);
-    s_.at[static_cast<std::size_t>(k)] = {begin, begin + seconds};
-    free = seconds > 0 ? begin + seconds : free;
-    s_.busy[link] += seconds;
-    s_.moved_bytes[link] += bytes;
-    waits_[static_cast<std::size_t>(due(move, k))].push_back(k);
+  /// What is waited for comes first in the program too.
+  void each_for_itself() {
+    for (std::size_t k = 0; k < s_.at.size(); ++k) {
+      const double begin = begin_of(k);
+      s_.at[k] = {begin, begin + seconds_[k]};
+    }
   }
+  class Events;
+  void note_stalls_in_order();
+  void note_stalls_beside();
+  void note_stall(std::size_t k, std::size_t move, double seconds);
 
   const Program& program_;
   const PackSizes& sizes_;
   const Timing& timing_;
-  std::vector<std::vector<int>> waits_;
-  std::map<Link, double> free_;
+  const std::vector<bool> runs_;
+  const Waits waits_;
+  std::vector<double> seconds_;   // alone
+  std::vector<int> capacity_of_;  // of transfers that share one: which; else -1
   Simulation s_;
-  double now_ = 0;
 };
+
+/// From event to event: a transfer's end depends on those that start while it runs.
+class Clockwork::Events {
+ public:
+  explicit Events(Clockwork& clockwork)
+      : c_(clockwork), open_(clockwork.s_.at.size()), followers_(clockwork.s_.at.size()) {
+    for (const SharedLinks& shared : c_.timing_.shared) {
+      capacities_.emplace_back(shared.bytes_per_second);
+    }
+    for (std::size_t k = 0; k < open_.size(); ++k) {
+      for (const int before : c_.waits_.of(k)) {
+        followers_[static_cast<std::size_t>(before)].push_back(k);
+      }
+      open_[k] = c_.waits_.of(k).size();
+    }
+  }
+  void run() {
+    for (std::size_t k = 0; k < open_.size(); ++k) {
+      if (c_.waits_.of(k).empty()) {
+        begin(k);
+      }
+    }
+    constexpr double kNever = std::numeric_limits<double>::infinity();
+    for (;;) {
+      const auto first = std::ranges::min_element(capacities_, {}, &SharedCapacity::next_end);
+      const double next = events_.empty() ? kNever : events_.top().time;
+      const double ended = first->next_end();
+      if (next == kNever && ended == kNever) {
+        return;
+      }
+      if (ended <= next) {
+        finish(static_cast<std::size_t>(first->finish_next()), ended);
+      } else {
+        const Event event = events_.top();
+        events_.pop();
+        event.enters ? enter(event.index, event.time) : finish(event.index, event.time);
+      }
+    }
+  }
+
+ private:
+  struct Event {
+    double time;
+    std::size_t index;
+    bool enters;  // a transfer begins to take its part of a capacity; else it is done
+    bool operator>(const Event& other) const {
+      return std::tie(time, index) > std::tie(other.time, other.index);
+    }
+  };
+
+  void begin(std::size_t k) {
+    const double now = c_.s_.at[k].begin = c_.begin_of(k);
+    const bool shares = c_.capacity_of_[k] >= 0;
+    events_.push({now + (shares ? c_.timing_.latency_seconds : c_.seconds_[k]), k, shares});
+  }
+  void enter(std::size_t k, double now) {
+    const Instruction& i = c_.program_.step[k];
+    capacities_[static_cast<std::size_t>(c_.capacity_of_[k])].start(
+        static_cast<int>(k),
+        c_.timing_.bytes_per_second.at({i.source, i.tier}),
+        static_cast<double>(c_.sizes_.at(i.key())),
+        now);
+  }
+  void finish(std::size_t k, double now) {
+    c_.s_.at[k].end = now;
+    for (const std::size_t next : followers_[k]) {
+      if (--open_[next] == 0) {
+        begin(next);
+      }
+    }
+  }
+
+  Clockwork& c_;
+  std::vector<SharedCapacity> capacities_;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  std::vector<std::size_t> open_;  // what is still waited for
+  std::vector<std::vector<std::size_t>> followers_;
+};
+
+/// All waits of one place in the order are for the transfer that is done last.
+void Clockwork::note_stalls_in_order() {
+  std::vector<std::vector<std::size_t>> due_at(s_.at.size() + 1);
+  double now = 0;
+  for (std::size_t k = 0; k <= s_.at.size(); ++k) {
+    const double before = now;
+    std::optional<std::size_t> last;
+    for (const std::size_t move : due_at[k]) {
+      if (s_.at[move].end > now) {
+        now = s_.at[move].end;
+        last = move;
+      }
+    }
+    if (last) {
+      note_stall(k, *last, now - before);
+    }
+    if (k == s_.at.size()) {
+      break;
+    }
+    const Instruction& i = program_.step[k];
+    if (is_move(i.op) && runs_[k]) {
+      due_at[static_cast<std::size_t>(due(i, static_cast<int>(k)))].push_back(k);
+    } else {
+      now = s_.at[k].end;
+    }
+  }
+}
+
+/// How much later an instruction begins than its resource was free, if that is due to a transfer.
+void Clockwork::note_stalls_beside() {
+  double device = 0, host = 0;
+  for (std::size_t k = 0; k < s_.at.size(); ++k) {
+    const Instruction& i = program_.step[k];
+    if (is_move(i.op)) {
+      continue;
+    }
+    double& free = timing_.beside_device(i) ? host : device;
+    for (const int before : waits_.of(k)) {
+      const auto at = static_cast<std::size_t>(before);
+      if (is_move(program_.step[at].op) && s_.at[at].end == s_.at[k].begin &&
+          s_.at[k].begin > free) {
+        note_stall(k, at, s_.at[k].begin - free);
+        break;
+      }
+    }
+    free = s_.at[k].end;
+  }
+}
+
+void Clockwork::note_stall(std::size_t k, std::size_t move, double seconds) {
+  const Instruction& i = program_.step[move];
+  s_.stalls[k] = seconds;
+  s_.stalls_by_cause[{{i.source, i.tier}, i.cls}] += seconds;
+}
+
+Simulation Clockwork::run() {
+  for (std::size_t k = 0; k < program_.step.size(); ++k) {
+    count(k);
+  }
+  if (timing_.shared.empty()) {
+    each_for_itself();
+  } else {
+    Events(*this).run();
+  }
+  for (const Moment& moment : s_.at) {
+    s_.seconds = std::max(s_.seconds, moment.end);
+  }
+  for (const SharedLinks& shared : timing_.shared) {
+    s_.shared_seconds = std::max(s_.shared_seconds,
+                                 least_seconds(shared, timing_.bytes_per_second, s_.moved_bytes));
+  }
+  s_.stalls.assign(s_.at.size() + 1, 0);
+  timing_.host_cores == HostCores::are_device ? note_stalls_in_order() : note_stalls_beside();
+  return std::move(s_);
+}
 
 }  // namespace
 
@@ -121,7 +315,7 @@ Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,
                     Outcome outcome) {
-  return Clockwork(program, sizes, timing).run(outcome);
+  return Clockwork(program, sizes, timing, outcome).run();
 }
 
 }  // namespace strata::offload

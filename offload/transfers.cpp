@@ -92,14 +92,14 @@ class Planner {
     }
     return bytes;
   }
-  Draft run() {
+  Draft run(int rounds) {
     reserve_what_must_be_there();
     require_room();
     join_stays();
     make_transfers();
     Program best = write();
     double best_seconds = simulate(best, sizes_, timing_).seconds;
-    for (int round = 0; round < kRounds && !transfers_.empty(); ++round) {
+    for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
       spread(starts_of(round == 0 ? nullptr : &best));
       Program next = write();
       const double seconds = simulate(next, sizes_, timing_).seconds;
@@ -115,7 +115,6 @@ class Planner {
   }
 
  private:
-  static constexpr int kRounds = 4;
   static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
 
   std::int64_t size(PackKey key) const { return sizes_.at(key); }
@@ -152,7 +151,6 @@ class Planner {
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
   std::vector<double> starts_of(const Program* written) const;
-  std::vector<double> compute_alone() const;
   void spread(const std::vector<double>& at);
   void delay_departures(const std::vector<double>& at);
   void advance_arrivals(const std::vector<double>& at);
@@ -377,7 +375,7 @@ void Planner::add_passing(PackKey key, const std::vector<Stay>& stays) {
 /// When each instruction would start: as in a program that was written; or, without one, if the
 /// busiest resource set the pace throughout.
 std::vector<double> Planner::starts_of(const Program* written) const {
-  std::vector<double> at = compute_alone();
+  std::vector<double> at = compute_alone(base_, timing_);
   if (written != nullptr) {
     const Simulation s = simulate(*written, sizes_, timing_);
     for (std::size_t k = 0; k < at.size(); ++k) {
@@ -389,23 +387,12 @@ std::vector<double> Planner::starts_of(const Program* written) const {
   double bound = at.back();
   for (const Transfer& t : transfers_) {
     double& of_link = busy[{t.move.source, t.move.tier}];
-    of_link += timing_.transfer_seconds(t.move, t.size_bytes);
+    of_link += timing_.crowded_seconds(t.move, t.size_bytes);
     bound = std::max(bound, of_link);
   }
   const double stretch = at.back() > 0 ? bound / at.back() : 1;
   for (double& start : at) {
     start *= stretch;
-  }
-  return at;
-}
-
-/// When each would start if no transfer were waited for.
-std::vector<double> Planner::compute_alone() const {
-  std::vector<double> at;
-  double now = 0;
-  for (const Instruction& i : base_.step) {
-    at.push_back(now);
-    now += timing_.compute_seconds(i);
   }
   return at;
 }
@@ -418,7 +405,7 @@ void Planner::spread(const std::vector<double>& at) {
     (t.brings() ? t.start : t.due) = t.brings() ? t.due : t.start;
   }
   delay_departures(at);
-  advance_arrivals(compute_alone());
+  advance_arrivals(compute_alone(base_, timing_));
 }
 
 /// In the order in which they start: each is waited for where it will be done.
@@ -434,7 +421,7 @@ void Planner::delay_departures(const std::vector<double>& at) {
   for (Transfer* const t : leaving) {
     double& done = free[{t->move.source, t->move.tier}];
     done = std::max(done, at[static_cast<std::size_t>(std::min(t->start, count_ - 1))]) +
-           timing_.transfer_seconds(t->move, t->size_bytes);
+           timing_.crowded_seconds(t->move, t->size_bytes);
     Room* const r = room(t->move.source);
     while (t->due < t->latest && at[static_cast<std::size_t>(t->due)] < done) {
       const int held = left_by(t->move.source, t->due);
@@ -460,7 +447,7 @@ void Planner::advance_arrivals(const std::vector<double>& at) {
   std::map<Link, double> next;
   std::map<const Transfer*, double> latest;
   for (auto t = coming.rbegin(); t != coming.rend(); ++t) {
-    const double seconds = timing_.transfer_seconds((*t)->move, (*t)->size_bytes);
+    const double seconds = timing_.crowded_seconds((*t)->move, (*t)->size_bytes);
     const auto [begin, first] = next.try_emplace({(*t)->move.source, (*t)->move.tier},
                                                  at[static_cast<std::size_t>((*t)->due)]);
     begin->second = std::min(begin->second, at[static_cast<std::size_t>((*t)->due)]) - seconds;
@@ -545,11 +532,15 @@ Program with_transfers(const Program& program,
                        const Placement& placement,
                        const PackSizes& sizes,
                        const Timing& timing,
-                       const Budgets& budgets) {
+                       const Budgets& budgets,
+                       Effort effort) {
   // Room either keeps what is used again or lets transfers run ahead; which is better, time tells.
   std::optional<Planner::Draft> best;
-  for (const int spare : {0, 1, 2, 3, 5, 8}) {
-    Planner::Draft draft = Planner(program, placement, sizes, timing, budgets, spare).run();
+  const std::vector<int> spares =
+      effort == Effort::full ? std::vector{0, 1, 2, 3, 5, 8} : std::vector{2};
+  for (const int spare : spares) {
+    Planner planner(program, placement, sizes, timing, budgets, spare);
+    Planner::Draft draft = planner.run(effort == Effort::full ? 4 : 1);
     if (!best || draft.seconds < best->seconds) {
       best = std::move(draft);
     }

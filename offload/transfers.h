@@ -18,6 +18,12 @@ struct Placement {
   friend bool operator==(const Placement&, const Placement&) = default;
 };
 
+/// How many ways to arrange the transfers of a program are tried.
+enum class Effort : std::uint8_t {
+  full,
+  quick,  // one: to compare placements
+};
+
 /// The program with the transfers that a placement needs. Each is started as early as the budgets
 /// allow and virtual time asks for, and waited for as late as its bytes or its room are needed:
 /// which transfers there are, and in which order, follows from this alone. Budgets are of the bytes
@@ -27,7 +33,8 @@ Program with_transfers(const Program& program,
                        const Placement& placement,
                        const PackSizes& sizes,
                        const Timing& timing,
-                       const Budgets& budgets);
+                       const Budgets& budgets,
+                       Effort effort = Effort::full);
 
 /// Bytes of each tier of memory without which the program cannot run.
 std::map<Tier, std::int64_t> least_bytes(const Program& program,
