@@ -24,7 +24,7 @@ double fraction_of_copy(double gigabytes, double wanted, const std::function<voi
   copy.run();
   work();
   double best = 0;
-  for (int attempt = 0; attempt < 15 && best < wanted; ++attempt) {
+  for (int attempt = 0; attempt < 40 && best < wanted; ++attempt) {
     const double before = seconds([&] { copy.run(); });
     const double taken = seconds(work);
     const double after = seconds([&] { copy.run(); });
