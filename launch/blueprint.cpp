@@ -11,6 +11,7 @@
 #include "launch/model_state.h"
 #include "launch/step_timing.h"
 #include "launch/turn_plans.h"
+#include "offload/placement_search.h"
 
 namespace strata::launch {
 namespace {
@@ -96,11 +97,24 @@ void Blueprint::Impl::enter(std::int64_t step_number) {
   }
   if (const auto& offloading = computation.offloading) {
     const PackSizes packs = sizes();
-    plan = offload::place(programs,
-                          offload::placement_of(offloading->tiers, packs),
-                          packs,
-                          step_timing(*this, *offloading),
-                          offloading->budgets);
+    const offload::Timing timing = step_timing(*this, *offloading);
+    if (offloading->search) {
+      offload::FoundPlan found =
+          offload::search_and_place(programs, packs, timing, offloading->budgets);
+      plan = std::move(found.plan);
+      Offloading done = *offloading;
+      done.by_block = std::move(found.found.by_block);
+      done.search = false;
+      computation.offloading = std::make_shared<const Offloading>(std::move(done));
+    } else {
+      plan = offload::place(programs,
+                            offloading->by_block.empty()
+                                ? offload::placement_of(offloading->tiers, packs)
+                                : offload::placement_of(offloading->by_block, packs),
+                            packs,
+                            timing,
+                            offloading->budgets);
+    }
   } else {
     plan = offload::make_plan(programs, sizes());
   }

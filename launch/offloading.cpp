@@ -95,6 +95,11 @@ void require_budgets(const offload::Tiers& tiers, const offload::Budgets& budget
 
 }  // namespace
 
+std::string placement_text(const Offloading& offloading) {
+  return offloading.by_block.empty() ? offload::to_string(offloading.tiers)
+                                     : offload::to_string(offloading.by_block);
+}
+
 std::optional<offload::HardwareProfile> kept_rates() {
   try {
     return kept_profile(profile_file(), {});

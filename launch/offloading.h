@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "launch/config.h"
 #include "launch/sharding.h"
@@ -15,11 +16,17 @@ namespace strata::launch {
 /// computing take there.
 struct Offloading {
   offload::Tiers tiers;
+  /// Where blocks differ, instead of `tiers`; else empty. `search`: it is found when it is planned.
+  std::vector<offload::Tiers> by_block = {};
+  bool search = false;
   offload::Budgets budgets;  // offload::kLeast: as little as it takes
   offload::NvmeConfig nvme;  // of the budget's paths
   offload::HardwareProfile rates;
   bool measured = false;  // `rates`; else they are assumed
 };
+
+/// Of all blocks, or by block.
+std::string placement_text(const Offloading& offloading);
 
 /// What the settings name besides the device: absent when that is nothing. Budgets are shared by
 /// the ranks of a machine. `device_bytes`: of the device, or kLeast. Throws config for paths that

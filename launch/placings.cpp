@@ -149,6 +149,7 @@ Placing moved(const Blueprint& blueprint,
   Computation c = blueprint.computation();
   Offloading other = *c.offloading;
   other.tiers = tiers;
+  other.by_block.clear();
   other.budgets = budgets;
   c.offloading = std::make_shared<const Offloading>(std::move(other));
   try {

@@ -100,6 +100,22 @@ class Tries {
       }
     }
   }
+  /// The best of them, block by block, if that is faster by what is worth telling.
+  void refine() {
+    constexpr double kWorth = 0.99;
+    if (!best_ || best_->computation().offloading == nullptr) {
+      return;
+    }
+    Computation c = best_->computation();
+    Offloading one = *c.offloading;
+    one.search = true;
+    c.offloading = std::make_shared<const Offloading>(std::move(one));
+    auto found = std::make_unique<Blueprint>(c);
+    if (placing_of(*found).seconds < kWorth * std::get<double>(best_cost_)) {
+      best_ = std::move(found);
+    }
+  }
+
   const std::vector<Placing>& all() const { return all_; }
   std::vector<Placing> take_all() { return std::move(all_); }
   std::unique_ptr<Blueprint> take_best() { return std::move(best_); }
@@ -177,6 +193,10 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
   resident.blueprint.reset();
   Tries tries(std::move(computation), memory, *offloading);
   tries.add(named ? std::vector{offloading->tiers} : menu_of(offloading->budgets));
+  const bool least = minimum || memory.host == Device::minimum;  // as little as it takes, not time
+  if (!named && !least) {
+    tries.refine();
+  }
   auto best = tries.take_best();
   if (!best) {
     const Placing& nearest = tries.nearest();

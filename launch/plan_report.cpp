@@ -84,7 +84,7 @@ nlohmann::json tiers_json(const Planned& planned) {
 /// null: everything is in the device.
 nlohmann::json placement_json(const Planned& planned) {
   const auto& offloading = planned.blueprint->computation().offloading;
-  return offloading ? nlohmann::json(offload::to_string(offloading->tiers)) : nlohmann::json();
+  return offloading ? nlohmann::json(placement_text(*offloading)) : nlohmann::json();
 }
 
 nlohmann::json recompute_json(const std::vector<RecomputeOption>& options, const Planned& planned) {
@@ -196,7 +196,7 @@ void print_plan(const Planned& planned) {
                 plan.arena_bytes <= allowed ? "fits" : "does not fit");
   }
   if (const auto& offloading = planned.blueprint->computation().offloading) {
-    std::printf("placement: %s\n", offload::to_string(offloading->tiers).c_str());
+    std::printf("placement: %s\n", placement_text(*offloading).c_str());
   }
   std::printf("recompute: %s\n",
               offload::to_string(planned.blueprint->computation().recompute).c_str());

@@ -49,9 +49,15 @@ offload::Timing step_timing(const Blueprint::Impl& blueprint, const Offloading& 
   }
   const double copy = offloading.rates.copy / 2;  // each byte is read and written
   t.bytes_per_second = {{{Tier(), kHost}, copy}, {{kHost, Tier()}, copy}};
+  offload::SharedLinks reads{{}, read}, writes{{}, write};  // whichever memory they are for
   for (const Tier memory : {Tier(), kHost}) {
     t.bytes_per_second[{kNvme, memory}] = read;
     t.bytes_per_second[{memory, kNvme}] = write;
+    reads.links.push_back({kNvme, memory});
+    writes.links.push_back({memory, kNvme});
+  }
+  if (read > 0) {
+    t.shared = {reads, writes};
   }
   return t;
 }

@@ -36,6 +36,27 @@ std::string to_string(const Tiers& tiers) {
   return text;
 }
 
+std::string to_string(std::span<const Tiers> by_block) {
+  std::string text;
+  for (const auto& [name, member] : kKinds) {
+    std::string runs;
+    bool whole = true;
+    for (std::size_t first = 0, last = 0; first < by_block.size(); first = last + 1) {
+      for (last = first;
+           last + 1 < by_block.size() && by_block[last + 1].*member == by_block[first].*member;) {
+        ++last;
+      }
+      whole = first == 0 && last + 1 == by_block.size();
+      runs += (runs.empty() ? "" : ",") + std::to_string(first) +
+              (last > first ? "-" + std::to_string(last) : "") + ":" +
+              to_string(by_block[first].*member);
+    }
+    text += (text.empty() ? "" : "; ") + std::string(name) + "=" +
+            (whole ? to_string(by_block[0].*member) : runs);
+  }
+  return text;
+}
+
 std::optional<Tiers> tiers_from(std::string_view text) {
   Tiers tiers;
   while (!text.empty()) {

@@ -21,6 +21,9 @@ std::string to_string(const Tiers& tiers);
 /// Of such a text, in any order; what it does not name is in the device. Absent: it is none.
 std::optional<Tiers> tiers_from(std::string_view text);
 
+/// The same where blocks differ: "weights=0-5:nvme,6-7:device; state=nvme; ...".
+std::string to_string(std::span<const Tiers> by_block);
+
 /// Of the packs that have sizes.
 Placement placement_of(const Tiers& tiers, const PackSizes& sizes);
 /// With tiers of its own for each block.
