@@ -216,12 +216,18 @@ void BlockProgram::place_backward() {
     lifetimes.push_back(
         {nodes[static_cast<std::size_t>(n)].backward_scratch_bytes, {{N - 1 - n, N - n}}});
   }
+  for (std::int64_t n = 0; n < N; ++n) {
+    const Node& node = nodes[static_cast<std::size_t>(n)];
+    const std::int64_t at = redo_at_[static_cast<std::size_t>(n)];
+    lifetimes.push_back({at < 0 ? 0 : node.redo.scratch_bytes, {{N - 1 - at, N - at}}});
+  }
   const Offsets offsets = assign_offsets(lifetimes, kAlign);
   for (std::size_t i = 0; i < transient.size(); ++i) {
     auto& places = i < gradients ? grad_place_ : backward_place_;
     places[index(transient[i])] = {Region::workspace, offsets.at[i]};
   }
-  backward_scratch_.assign(offsets.at.end() - N, offsets.at.end());
+  backward_scratch_.assign(offsets.at.end() - 2 * N, offsets.at.end() - N);
+  redo_scratch_.assign(offsets.at.end() - N, offsets.at.end());
   workspace_bytes_ = std::max(workspace_bytes_, offsets.total_bytes);
 }
 
@@ -338,7 +344,10 @@ void BlockProgram::redo(const Node& node, const Bytes& bytes, const RunContext& 
     out_.push_back(named ? values_[index(node.out[i])] : Tensor());
   }
   const SpanTimer timer(run.spans, op_span(node, "redo", run));
-  node.redo.body({in_, out_, bytes.workspace.first(0), run});
+  const auto n = static_cast<std::size_t>(&node - graph_.nodes().data());
+  const auto scratch = bytes.workspace.subspan(static_cast<std::size_t>(redo_scratch_[n]),
+                                               static_cast<std::size_t>(node.redo.scratch_bytes));
+  node.redo.body({in_, out_, scratch, run});
 }
 
 void BlockProgram::run_node_backward(std::size_t n,

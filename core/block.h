@@ -53,9 +53,13 @@ class BlockProgram {
   enum class Use : std::uint8_t { train, evaluate, logits };
   /// What backward finds in the saved pack.
   enum class Keep : std::uint8_t {
-    all,       // every value that it reads
-    products,  // of these, what no node can redo; the rest is made again in workspace, each value
-               // right before the node whose backward reads it first
+    all,         // every value that it reads
+    products,    // of these, what no node can redo; the rest is made again in workspace, each value
+                 // right before the node whose backward reads it first
+    before_mlp,  // products but those between the norm that follows attention and the block's end:
+                 // the projections of the MLP are made again too
+    attention,   // the results of attention and the stream behind it; all else is made again from
+                 // them and the block's input
   };
   /// What backward computes gradients of. Without any there is no backward, and nothing is saved
   /// for one.
@@ -128,6 +132,7 @@ class BlockProgram {
   bool read_by_backward(const Node& node, Value v) const;
   bool read_by_redo(const Node& node, Value v) const;
   void choose_kept(Keep keep);
+  std::vector<bool> may_be_redone(Keep keep) const;
   void schedule_redo(const std::vector<bool>& redoable);
   void choose_recomputed();
   Interval redone_lifetime(Value v) const;
@@ -155,7 +160,8 @@ class BlockProgram {
   std::vector<int> redo_at_;  // by node: before the backward of which one it is redone; -1: never
   std::vector<std::vector<int>> redo_before_;  // the same, by that one; in order
   std::vector<bool> recomputed_;               // by node: whether it makes what is saved
-  std::vector<std::int64_t> forward_scratch_, backward_scratch_;  // workspace offsets by node
+  std::vector<std::int64_t> forward_scratch_, backward_scratch_,
+      redo_scratch_;  // workspace offsets by node
   std::int64_t saved_bytes_ = 0, workspace_bytes_ = 0, output_bytes_ = 0;
   double flops_ = 0, recompute_flops_ = 0, redo_flops_ = 0;
   // Views of the run under way; members so that a step allocates nothing. Compute thread only.

@@ -79,6 +79,28 @@ bool BlockProgram::read_by_redo(const Node& node, Value v) const {
   return names(graph_, node.in, node.redo.in, v) || names(graph_, node.out, node.redo.out, v);
 }
 
+/// By node.
+std::vector<bool> BlockProgram::may_be_redone(Keep keep) const {
+  const auto nodes = graph_.nodes();
+  std::vector<bool> may;
+  int projections_after_attention = -1;  // -1: it is still to come
+  for (const Node& node : nodes) {
+    if (node.op == "attention") {
+      projections_after_attention = 0;
+    }
+    bool redone = static_cast<bool>(node.redo.body);
+    if (node.redo.projection) {
+      const bool behind = projections_after_attention >= 0;
+      const bool of_mlp =
+          behind && projections_after_attention > 0;  // the first is attention's own
+      projections_after_attention += behind ? 1 : 0;
+      redone = redone && (keep == Keep::attention || (keep == Keep::before_mlp && of_mlp));
+    }
+    may.push_back(redone);
+  }
+  return may;
+}
+
 void BlockProgram::choose_kept(Keep keep) {
   const auto nodes = graph_.nodes();
   hold_.assign(graph_.values().size(), Hold::nowhere);
@@ -104,8 +126,10 @@ void BlockProgram::choose_kept(Keep keep) {
     return;
   }
   std::vector<bool> redoable(hold_.size(), false);
-  for (const Node& node : nodes) {  // in order: what a redo reads may itself be redone
-    bool can = static_cast<bool>(node.redo.body);
+  const std::vector<bool> may = may_be_redone(keep);
+  for (std::size_t n = 0; n < nodes.size(); ++n) {  // what a redo reads may itself be redone
+    const Node& node = nodes[n];
+    bool can = may[n];
     each_result([&](Value v) {
       const bool at_hand = hold_[index(v)] == Hold::saved || redoable[index(v)];
       can = can && (at_hand || !read_by_redo(node, v));

@@ -58,13 +58,15 @@ struct BackwardArgs {
   const RunContext& run;
 };
 
-/// How an elementwise node makes results again while backward runs, so that they need not be saved.
-/// From the same operands it gives the same bits as forward; it has no scratch.
+/// How a node makes results again while backward runs, so that they need not be saved. From the
+/// same operands it gives the same bits as forward.
 struct Redo {
   std::uint32_t in = 0, out = 0;  // bit i: reads in[i], out[i]
   std::uint32_t gives = 0;        // bit i: writes out[i]
   double flops = 0;
   std::function<void(const ForwardArgs&)> body;  // empty: the node cannot be redone
+  std::int64_t scratch_bytes = 0;
+  bool projection = false;  // of more than one pass over memory: only where BlockProgram::Keep says
 };
 
 /// One recorded operation. Bodies hold settings only, never tensors, so one graph serves every

@@ -96,8 +96,19 @@ std::vector<BlockProgram::Keep> kept_by_block(const RecomputeChoice& choice) {
   }
   std::vector<BlockProgram::Keep> keep(choice.size() + 2, BlockProgram::Keep::all);
   for (std::size_t l = 0; l < choice.size(); ++l) {
-    if (choice[l] == Recompute::elementwise) {
-      keep[l + 1] = BlockProgram::Keep::products;
+    switch (choice[l]) {
+      case Recompute::elementwise:
+        keep[l + 1] = BlockProgram::Keep::products;
+        break;
+      case Recompute::mlp:
+        keep[l + 1] = BlockProgram::Keep::before_mlp;
+        break;
+      case Recompute::projections:
+        keep[l + 1] = BlockProgram::Keep::attention;
+        break;
+      case Recompute::none:
+      case Recompute::block:
+        break;
     }
   }
   return keep;

@@ -100,8 +100,9 @@ Json accepted(const Field& field) {
     case FieldType::choice:
       return {{"enum", field.words}};
     case FieldType::recompute: {
-      constexpr const char* kOne = "[0-9]+(-[0-9]+)?:(none|elementwise|block)";
-      const auto pattern = fmt::format("^(auto|none|elementwise|block|{0}(,{0})*)$", kOne);
+      constexpr const char* kOne = "[0-9]+(-[0-9]+)?:(none|elementwise|mlp|projections|block)";
+      const auto pattern =
+          fmt::format("^(auto|none|elementwise|mlp|projections|block|{0}(,{0})*)$", kOne);
       return {{"type", "string"}, {"pattern", pattern}};
     }
   }

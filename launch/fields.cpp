@@ -219,7 +219,7 @@ std::vector<Field> machine_fields() {
        "seconds that a rank waits for another before it gives up",
        [](C& c, V v) { c.timeout_seconds = v.real(); }, {}, 0.1},
       {"memory.recompute", recompute, "auto", Effect::none,
-       "activations that backward computes again: none, elementwise, block, by decoder block as 0-5:block,6:elementwise, or auto: the least work that fits memory.device",
+       "activations that backward computes again: none, elementwise, mlp, projections, block, by decoder block as 0-5:block,6:elementwise, or auto: the least work that fits memory.device",
        [](C& c, V v) { c.memory.recompute = parse_recompute(v.text()).value(); }},
       {"checkpoint.every", integer, "100", Effect::none,
        "steps between checkpoints; 0: at the end only",

@@ -61,7 +61,11 @@ std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memor
     return {choice_of(memory.recompute, blocks)};
   }
   std::vector<offload::RecomputeChoice> menu;
-  for (const Recompute r : {Recompute::none, Recompute::elementwise, Recompute::block}) {
+  for (const Recompute r : {Recompute::none,
+                            Recompute::elementwise,
+                            Recompute::mlp,
+                            Recompute::projections,
+                            Recompute::block}) {
     menu.emplace_back(static_cast<std::size_t>(blocks), r);
   }
   return menu;

@@ -211,8 +211,11 @@ std::vector<RecomputeOption> recompute_options(const Job& job, const Planned& pl
   const std::int64_t budget = planned.budgets.at(kDevice);
   const std::string in_use = offload::to_string(planned.blueprint->computation().recompute);
   std::vector<RecomputeOption> options;
-  for (const auto every :
-       {offload::Recompute::none, offload::Recompute::elementwise, offload::Recompute::block}) {
+  for (const auto every : {offload::Recompute::none,
+                           offload::Recompute::elementwise,
+                           offload::Recompute::mlp,
+                           offload::Recompute::projections,
+                           offload::Recompute::block}) {
     Computation c = job.computation;
     c.recompute.assign(static_cast<std::size_t>(c.model.L), every);
     options.push_back(option_of(Blueprint(c), budget));

@@ -27,7 +27,7 @@ struct RecomputeOption {
   double extra_percent = 0;      // of a step's
   bool fits = false, in_use = false;
 };
-/// none, elementwise, block, and what is in use if that is another.
+/// Each kind for all blocks, and what is in use if that is another.
 std::vector<RecomputeOption> recompute_options(const Job& job, const Planned& planned);
 void print_explanation(const std::vector<RecomputeOption>& options, const Planned& planned);
 

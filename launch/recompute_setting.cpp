@@ -14,7 +14,11 @@ using offload::Recompute;
 using Range = RecomputeSetting::Range;
 
 std::optional<Recompute> parse_word(std::string_view text) {
-  for (const Recompute r : {Recompute::none, Recompute::elementwise, Recompute::block}) {
+  for (const Recompute r : {Recompute::none,
+                            Recompute::elementwise,
+                            Recompute::mlp,
+                            Recompute::projections,
+                            Recompute::block}) {
     if (text == to_string(r)) {
       return r;
     }

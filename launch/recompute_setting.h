@@ -20,14 +20,15 @@ struct RecomputeSetting {
   std::vector<Range> ranges = {};  // in order, apart from each other
 };
 
-/// "auto", "none", "elementwise", "block", or ranges: "0-5:block,6:elementwise". Absent: none of
-/// these, or a block named twice.
+/// "auto", "none", "elementwise", "mlp", "projections", "block", or ranges:
+/// "0-5:block,6:elementwise". Absent: none of these, or a block named twice.
 std::optional<RecomputeSetting> parse_recompute(std::string_view text);
 /// Equal settings have equal texts.
 std::string to_string(const RecomputeSetting& setting);
 /// What parse_recompute accepts, for messages.
 inline constexpr std::string_view kRecomputeTexts =
-    "auto, none, elementwise, block, or ranges of decoder blocks such as 0-5:block,6:elementwise";
+    "auto, none, elementwise, mlp, projections, block, or ranges of decoder blocks such as "
+    "0-5:block,6:elementwise";
 
 /// One for each of L decoder blocks; the setting is not automatic. Throws config when it names a
 /// block that is not there.

@@ -32,7 +32,7 @@ int least(int low, int high, const Ok& ok) {
 }  // namespace
 
 std::string_view to_string(Recompute recompute) {
-  constexpr std::string_view kNames[] = {"none", "elementwise", "block"};
+  constexpr std::string_view kNames[] = {"none", "elementwise", "mlp", "projections", "block"};
   return kNames[static_cast<std::size_t>(recompute)];
 }
 

@@ -13,6 +13,8 @@ namespace strata::offload {
 enum class Recompute : std::uint8_t {
   none,         // all are saved by forward
   elementwise,  // norms and activation products are made again from what is saved
+  mlp,          // and the projections of the MLP, from the stream behind attention
+  projections,  // and those of queries, keys and values: attention's results and sums are kept
   block,        // only the block's input is kept, its forward runs again
 };
 std::string_view to_string(Recompute recompute);

@@ -40,10 +40,16 @@ std::map<Tier, Arena> make_arenas(const Plan& plan, const Budgets& budgets) {
 
 }  // namespace
 
-TieredStore::TieredStore(const Plan& plan, const Budgets& budgets, Ledger& ledger, NvmeConfig nvme)
+TieredStore::TieredStore(
+    const Plan& plan, const Budgets& budgets, Ledger& ledger, NvmeConfig nvme, const Paces& paces)
     : ledger_(ledger), arenas_(make_arenas(plan, budgets)), places_(places_of(plan)) {
-  if (arenas_.size() > 1) {
-    copies_ = std::make_unique<CopyLane>();
+  for (const auto& [from, source] : arenas_) {
+    for (const auto& [to, destination] : arenas_) {
+      if (from != to) {
+        const auto pace = paces.find({from, to});
+        copies_.try_emplace({from, to}, pace == paces.end() ? 0 : pace->second);
+      }
+    }
   }
   std::vector<ExtentSpec> extents;
   for (const Place& place : places_) {
@@ -166,19 +172,23 @@ void TieredStore::copy(Place& to, const Place& from) {
   } else if (from.extent >= 0) {
     to.ticket = static_cast<std::int64_t>(nvme_->read(from.extent, bytes_of(to)));
   } else {
-    to.ticket = copies_->copy(bytes_of(to), bytes_of(from));
+    to.ticket = lane(from, to).copy(bytes_of(to), bytes_of(from));
   }
 }
 
-bool TieredStore::arrived(const Place& to, const Place& from) const {
+CopyLane& TieredStore::lane(const Place& from, const Place& to) {
+  return copies_.at({from.replica.tier, to.replica.tier});
+}
+
+bool TieredStore::arrived(const Place& to, const Place& from) {
   const bool in_file = to.extent >= 0 || from.extent >= 0;
   return in_file ? nvme_->done(static_cast<NvmeStore::Ticket>(to.ticket))
-                 : copies_->done(to.ticket);
+                 : lane(from, to).done(to.ticket);
 }
 
 void TieredStore::wait(const Place& to, const Place& from) {
   const bool in_file = to.extent >= 0 || from.extent >= 0;
-  in_file ? nvme_->wait(static_cast<NvmeStore::Ticket>(to.ticket)) : copies_->wait(to.ticket);
+  in_file ? nvme_->wait(static_cast<NvmeStore::Ticket>(to.ticket)) : lane(from, to).wait(to.ticket);
 }
 
 void TieredStore::note_step() {

@@ -11,6 +11,7 @@
 #include "offload/copy_lane.h"
 #include "offload/nvme_store.h"
 #include "offload/planner.h"
+#include "offload/simulator.h"
 
 namespace strata::offload {
 
@@ -25,9 +26,15 @@ struct Waits {
 /// what is alive.
 class TieredStore final : public PackStore {
  public:
+  /// Of copies between tiers of memory: bytes per second at most; absent: as fast as it goes.
+  using Paces = std::map<Link, double>;
   /// Reserves the arenas, and files for what the plan has in nvme; throws infeasible when one is
   /// over its budget, and what NvmeStore throws.
-  TieredStore(const Plan& plan, const Budgets& budgets, Ledger& ledger, NvmeConfig nvme = {});
+  TieredStore(const Plan& plan,
+              const Budgets& budgets,
+              Ledger& ledger,
+              NvmeConfig nvme = {},
+              const Paces& paces = {});
   ~TieredStore() override;
   /// Other places, of which no replica that is alive has another than before; the arenas stay.
   void adopt(const Plan& plan);
@@ -63,7 +70,8 @@ class TieredStore final : public PackStore {
   void count(const Place& place, bool added);
   std::vector<Place> places_of(const Plan& plan) const;
   void copy(Place& to, const Place& from);
-  bool arrived(const Place& to, const Place& from) const;
+  CopyLane& lane(const Place& from, const Place& to);
+  bool arrived(const Place& to, const Place& from);
   void wait(const Place& to, const Place& from);
   void make_current(PackClass next, PackClass current, int block, Tier tier);
 
@@ -72,7 +80,7 @@ class TieredStore final : public PackStore {
   std::vector<Place> places_;  // by replica
   Residency residency_;
   std::map<PackClass, Waits> waits_;
-  std::unique_ptr<CopyLane> copies_;
+  std::map<Link, CopyLane> copies_;  // beside each other, as the simulator has them
   std::unique_ptr<NvmeStore> nvme_;  // its lanes end before the memory they use
 };
 

@@ -101,6 +101,12 @@ Value linear(Graph& graph, Value x, Value weight, Value bias, WeightLayout layou
            *a.run.stream,
            p.bias ? a.in[2] : Tensor());
   };
+  node.redo = {.in = bit(0) | bit(1) | (bias ? bit(2) : 0),
+               .gives = bit(0),
+               .flops = node.flops,
+               .body = node.forward,
+               .scratch_bytes = node.forward_scratch_bytes,
+               .projection = true};
   node.backward = [p](const BackwardArgs& a) {
     if (!a.grad_out[0].on(DeviceKind::cpu)) {
       no_kernel("linear", a.grad_out[0].device());

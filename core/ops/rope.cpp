@@ -57,6 +57,11 @@ Value rope(Graph& graph, Value x, std::int64_t D, double theta, RopeStyle style)
     }
     no_kernel("rope", a.in[0].device());
   };
+  node.redo = {.in = bit(0),
+               .gives = bit(0),
+               .flops = node.flops,
+               .body = node.forward,
+               .projection = true};  // a part of what makes queries and keys
   node.backward = [values, D, style](const BackwardArgs& a) {
     const Tensor& dy = a.grad_out[0];
     if (!dy.on(DeviceKind::cpu)) {

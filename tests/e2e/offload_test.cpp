@@ -2,9 +2,11 @@
 // clear refusals.
 #include <csignal>
 #include <filesystem>
+#include <utility>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/mount.h>
 
 #include "tests/support/tiny_run.h"
 
@@ -98,6 +100,40 @@ TEST_F(OffloadedRuns, RefuseWhatCannotBe) {
           3,
           {"nvme", "8.0 KiB"});
   EXPECT_EQ(runs_.contents(), before);
+}
+
+/// A file system of 256 KiB, gone with the test.
+class SmallDisk {
+ public:
+  explicit SmallDisk(fs::path directory) : directory_(std::move(directory)) {
+    fs::create_directory(directory_);
+    mounted_ = ::mount("strata-test", directory_.c_str(), "tmpfs", 0, "size=256k") == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) {
+      ::umount2(directory_.c_str(), MNT_DETACH);
+    }
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  bool mounted() const { return mounted_; }
+
+ private:
+  fs::path directory_;
+  bool mounted_ = false;
+};
+
+TEST_F(OffloadedRuns, AFullDiskIsFoundBeforeTheFirstStep) {
+  const SmallDisk disk(runs_ / "small");
+  if (!disk.mounted()) {
+    GTEST_SKIP() << "needs the right to mount a tmpfs";
+  }
+  const CommandEnd end = run_command(
+      runs_.train("full",
+                  with({"--model.L=3", "--memory.device=minimum", "--memory.host=1GiB"},
+                       with(kInNvme, {"--memory.nvme=" + (runs_ / "small").string() + ":1GiB"}))));
+  expect_stopped(end, 8, {"small", "free"});
+  EXPECT_TRUE(fs::is_empty(runs_ / "small")) << "something is left";
 }
 
 TEST_F(OffloadedRuns, APlanSaysWhatTheRunUses) {

@@ -205,7 +205,7 @@ TEST_F(Plans, CompareEveryPlacingBestFirst) {
   EXPECT_NE(hopeless.out.find("lacks "), std::string::npos) << hopeless.text();
 }
 
-TEST_F(Plans, RefusalsNameTheBudgetAndOfferWhatFits) {
+TEST_F(Plans, A26RefusalsNameTheBudgetAndOfferWhatFits) {
   const std::int64_t room = reserved(planned(kStateInHost), "device") * 5 / 4;
   const std::string device = "--memory.device=" + std::to_string(room);
   EXPECT_GE(

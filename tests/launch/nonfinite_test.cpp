@@ -11,6 +11,7 @@
 #include "launch/assemble.h"
 #include "tests/launch/random_batches.h"
 #include "tests/launch/small_model.h"
+#include "tests/launch/snapshot_copy.h"
 #include "tests/support/local_ranks.h"
 
 namespace strata::launch {
@@ -72,26 +73,6 @@ class Poisoned final : public Communicator {
   std::int64_t element_ = 0;
   float value_ = 0.f;
 };
-
-/// The bytes of all that a snapshot sees.
-class Copy final : public Snapshotter {
- public:
-  void snapshot(const Instruction& instruction, const Held& packs) override {
-    for (const PackClass cls : {PackClass::weights, PackClass::state, PackClass::turn_state}) {
-      if (packs.contains({cls, instruction.block})) {
-        const std::span<std::byte> from = packs[{cls, instruction.block}];
-        bytes.insert(bytes.end(), from.begin(), from.end());
-      }
-    }
-  }
-  std::vector<std::byte> bytes;
-};
-
-std::vector<std::byte> copy_of(Engine& engine) {
-  Copy copy;
-  engine.snapshot(copy);
-  return copy.bytes;
-}
 
 struct Case {
   std::string method;

@@ -119,7 +119,11 @@ TEST_P(Offload, A2NoPlacementChangesABit) {
 TEST_P(Offload, A2NoPlacementOrModeOrScheduleChangesABitSlow) {
   for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
     for (const auto recompute :
-         {offload::Recompute::none, offload::Recompute::elementwise, offload::Recompute::block}) {
+         {offload::Recompute::none,
+                                 offload::Recompute::elementwise,
+                                 offload::Recompute::mlp,
+                                 offload::Recompute::projections,
+                                 offload::Recompute::block}) {
       Computation c = computation(GetParam());
       c.order = order;
       c.recompute.assign(3, recompute);

@@ -160,7 +160,10 @@ TEST_P(Runner, RedoneActivationsGiveTheSameGradients) {
       };
       const StepResult reference = machine({}).train(Order::micro_batch_major);
       for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-        EXPECT_EQ(machine({products, products, products, products}).train(order), reference);
+        for (const BlockProgram::Keep keep : {products, before_mlp, attention}) {
+          EXPECT_EQ(machine({keep, keep, keep, keep}).train(order), reference);
+        }
+        EXPECT_EQ(machine({all, before_mlp, attention, all}).train(order), reference);
         EXPECT_EQ(machine({all, products, all, products}).train(order, {2}), reference);
         EXPECT_EQ(machine({all, products, products, all}).train(order, {1, 2}), reference);
       }
@@ -211,11 +214,15 @@ TEST(Activations, SavedBytesAreTheFormulas) {
       const std::int64_t statistics = 4 * a + 8;
       EXPECT_EQ(total(all), e * (5 * h + 2 * kd + 3 * f) + statistics);
       EXPECT_EQ(total(products), e * (3 * h + 2 * kd + 2 * f) + statistics);
+      EXPECT_EQ(total(before_mlp), e * (3 * h + 2 * kd) + statistics);
+      EXPECT_EQ(total(attention), e * 2 * h + statistics);
       c.family = Family::gpt2;
       c.K = a;
       // norm1, qkv, attended, middle, norm2, hidden, activated; two norms of two statistics.
       EXPECT_EQ(total(all), e * (7 * h + 2 * f) + 4 * a + 16);
       EXPECT_EQ(total(products), e * (5 * h + f) + 4 * a + 16);
+      EXPECT_EQ(total(before_mlp), e * 5 * h + 4 * a + 16);
+      EXPECT_EQ(total(attention), e * 2 * h + 4 * a + 16);
       const auto kept = saved_by(c, dtype, products);
       for (const char* redone : {"norm1", "norm2", "activated"}) {
         EXPECT_FALSE(kept.contains(redone)) << redone;

@@ -11,13 +11,13 @@ using enum Recompute;
 
 /// Blocks alike: bytes and work of each option, on top of what is always there.
 struct Costs {
-  std::int64_t fixed = 100, saved = 15, products = 9;
+  std::int64_t fixed = 100, saved = 15, products = 9, block = 1;
   double redo = 1, forward = 60;
 
   RecomputePlan operator()(const RecomputeChoice& choice) const {
     RecomputePlan plan{fixed, 0};
     for (const Recompute r : choice) {
-      plan.reserved_bytes += r == none ? saved : r == elementwise ? products : 1;
+      plan.reserved_bytes += r == none ? saved : r == elementwise ? products : block;
       plan.extra_flops += r == none ? 0 : r == elementwise ? redo : forward;
     }
     return plan;
@@ -59,6 +59,24 @@ TEST(RecomputeChoice, IsTheCheapestThatFitsAtEveryBudget) {
       EXPECT_LE(asked, forward == 60.0 ? 16 : 80) << budget;
     }
   }
+}
+
+/// Ever longer sequences in the same memory: ever more blocks are computed again, and as many as
+/// the closed form says: n blocks kept where 100 + tokens (15 n + 1 (12 - n)) fits.
+TEST(RecomputeChoice, A23LongerSequencesAreComputedAgainMore) {
+  constexpr std::int64_t kBudget = 100 + 15 * 12 * 8;
+  std::int64_t before = 0;
+  for (std::int64_t tokens = 1; tokens <= 120; ++tokens) {
+    const Costs costs{.saved = 15 * tokens, .products = 15 * tokens, .block = tokens};
+    const auto choice = choose_recompute(12, kBudget, costs);
+    ASSERT_TRUE(choice.has_value()) << tokens;
+    const std::int64_t again = std::ranges::count(*choice, Recompute::block);
+    const std::int64_t kept = std::min<std::int64_t>(12, ((kBudget - 100) / tokens - 12) / 14);
+    EXPECT_EQ(again, 12 - kept) << tokens;
+    EXPECT_GE(again, before) << tokens;
+    before = again;
+  }
+  EXPECT_EQ(before, 12);
 }
 
 TEST(RecomputeChoice, KeepsEverythingThatFitsWithOneQuestion) {

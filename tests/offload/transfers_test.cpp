@@ -201,6 +201,70 @@ TEST(Transfers, RefusalNamesTierInstructionAndMissingBytes) {
   }
 }
 
+int fetches(const Program& p, PackKey key, int begin, int end) {
+  return static_cast<int>(
+      std::count_if(p.step.begin() + begin, p.step.begin() + end, [&](const Instruction& i) {
+        return i.op == Op::fetch && i.key() == key;
+      }));
+}
+
+/// The head borrows the table of the embedding right before it: at the least budget too it comes
+/// once for both of them.
+TEST(Transfers, A22ABorrowedTableComesOnceForOwnerAndBorrower) {
+  StepShape two = shape();
+  two.blocks = 2;
+  two.micro_batches = 1;
+  two.borrows = {{1, 0}};
+  two.recomputed.clear();
+  PackSizes s = sizes();
+  s[{PackClass::workspace, 1}] = 4096;
+  s[{PackClass::borrowed_grads, 1}] = 8192;
+  const Placement placement = all_in(kHost);
+  for (const Program& base :
+       {make_evaluation(two), make_step(two, Order::layer_major, UpdateMode::after_norm)}) {
+    Budgets budgets = least_bytes(base, placement, s);
+    const Program p = with_transfers(base, placement, s, timing(1, 1), budgets);
+    const auto backward = std::ranges::find(p.step, Op::backward, &Instruction::op);
+    const int end = static_cast<int>(backward - p.step.begin());
+    EXPECT_EQ(fetches(p, {PackClass::weights, 0}, 0, end), 1) << p;
+    EXPECT_EQ(fetches(p, {PackClass::weights, 1}, 0, end), 1) << p;
+  }
+}
+
+/// Blocks are used in alternating order, up and down: those at the turn are still there. Room for
+/// five of sixteen saves five fetches.
+TEST(Transfers, A13WhatTheDeviceHasRoomForIsNotFetchedAgain) {
+  StepShape many{.blocks = 16, .micro_batches = 1};
+  PackSizes s;
+  Placement placement;
+  s[{PackClass::workspace}] = s[{PackClass::workspace, 15}] = 4096;
+  for (int b = 0; b < 16; ++b) {
+    s[{PackClass::weights, b}] = 1 << 20;
+    for (const PackClass cls : {PackClass::grads, PackClass::state}) {
+      s[{cls, b}] = 4096;
+    }
+    for (const PackClass cls : {PackClass::saved, PackClass::boundary, PackClass::boundary_grad}) {
+      s[{cls, b, 0}] = 4096;
+    }
+    for (const PackClass cls : {PackClass::weights, PackClass::grads, PackClass::state}) {
+      placement.homes[{cls, b}] = kHost;
+    }
+    placement.waits_in[{PackClass::grads, b}] = kHost;
+    placement.update_in[b] = kHost;
+  }
+  const Program base = make_step(many, Order::layer_major, UpdateMode::after_norm);
+  const std::int64_t least = least_bytes(base, placement, s).at(kDevice);
+  for (const int room : {0, 2, 5, 15}) {
+    const Program p = with_transfers(
+        base, placement, s, timing(1, 1), {{kDevice, least + room * (1 << 20)}, {kHost, 1 << 28}});
+    int count = 0;
+    for (int b = 0; b < 16; ++b) {
+      count += fetches(p, {PackClass::weights, b}, 0, static_cast<int>(p.step.size()));
+    }
+    EXPECT_EQ(count, 16 + 15 - room) << p;
+  }
+}
+
 /// A3: equal blocks, one link as the bottleneck or none: a step takes little more than its busiest
 /// resource.
 TEST(Transfers, A3TransfersHideBehindCompute) {

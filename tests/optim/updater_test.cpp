@@ -3,6 +3,7 @@
 #include <cmath>
 #include <deque>
 #include <limits>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -201,6 +202,45 @@ TEST(Updater, NormFindsNonFiniteGradientsAndTakesTheLargestFinite) {
   }
   rig.norm(1);
   EXPECT_FALSE(rig.scalars.non_finite);
+}
+
+TEST(Updater, A7NormFindsOneBadElementInEveryLane) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  UpdaterRig rig(adamw(), {}, 0);
+  rig.fill_gradients(2);
+  for (const std::int64_t first : {0, 4096 - 32, 8320 - 64}) {
+    for (std::int64_t at = first; at < first + 64; ++at) {
+      for (const float bad : {std::nanf(""), kInf, -kInf}) {
+        const float good = std::exchange(rig.gradient(1, 0, at), bad);
+        rig.norm(1);
+        EXPECT_TRUE(std::exchange(rig.scalars.non_finite, false)) << bad << " at " << at;
+        rig.gradient(1, 0, at) = good;
+        rig.norm(1);
+        EXPECT_FALSE(rig.scalars.non_finite) << at;
+      }
+    }
+  }
+}
+
+TEST(Updater, A7NormIsThatOfLongDoubles) {
+  UpdaterRig rig(adamw(), {}, 0);
+  rig.fill_gradients(5);
+  long double exact = 0;
+  for (std::int64_t i = 0; i < 9600; ++i) {
+    float& value = rig.gradient(0, 0, i);
+    value = std::ldexp(value, static_cast<int>(i % 80) - 40);  // from tiny to huge
+    exact += static_cast<long double>(value) * value;
+  }
+  for (std::int64_t i = 0; i < 33; ++i) {
+    const long double value = rig.gradient(0, 1, i);
+    exact += value * value;
+  }
+  rig.norm(0);
+  double sum = 0;
+  for (const double partial : rig.scalars.partials[0]) {
+    sum += partial;
+  }
+  EXPECT_LE(std::abs(static_cast<double>(sum - exact)), 1e-12 * static_cast<double>(exact));
 }
 
 /// Two phases: the sum of the gradient, then the spread about it; w <- sum of both. Counts

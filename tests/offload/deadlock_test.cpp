@@ -1,0 +1,217 @@
+// Programs of many shapes and placements, at the least budgets, run to their ends again and again:
+// every byte is where it was left, and the books are settled.
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "core/philox.h"
+#include "core/schedule.h"
+#include "offload/tiered_store.h"
+#include "offload/transfers.h"
+#include "tests/offload/nvme_rig.h"
+#include "tests/offload/stamped_machine.h"
+
+namespace strata::offload {
+namespace {
+
+constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
+
+/// Choices that a seed makes.
+class Dice {
+ public:
+  explicit Dice(std::uint64_t seed) : key_{seed, RandomUse::sampling, 0, 0} {}
+  int below(int count) {
+    return static_cast<int>(key_.words(drawn_++)[0] % static_cast<std::uint32_t>(count));
+  }
+  bool one_in(int count) { return below(count) == 0; }
+  Tier tier() { return std::vector{kDevice, kHost, kNvme}[static_cast<std::size_t>(below(3))]; }
+
+ private:
+  RandomKey key_;
+  std::uint64_t drawn_ = 0;
+};
+
+struct Drawn {
+  StepShape shape;
+  Order order = Order::micro_batch_major;
+  UpdateMode mode = UpdateMode::after_norm;
+  PackSizes sizes;
+  Placement placement;
+};
+
+void draw_packs(Drawn& d, Dice& dice) {
+  const auto add = [&](PackKey key) {
+    d.sizes[key] = 4096 * (1 + dice.below(6));
+    return key;
+  };
+  const int last = d.shape.blocks - 1;
+  add({PackClass::workspace});
+  add({PackClass::workspace, last});
+  for (int b = 0; b <= last; ++b) {
+    for (const auto& [now, next] : {std::pair{PackClass::weights, PackClass::weights_next},
+                                    {PackClass::state, PackClass::state_next}}) {
+      d.placement.homes[add({now, b})] = dice.tier();
+      d.sizes[{next, b}] = d.sizes[{now, b}];
+      d.placement.waits_in[{next, b}] = dice.tier();
+    }
+    const Tier grads = dice.tier();
+    d.placement.homes[{PackClass::grads, b}] = d.placement.waits_in[{PackClass::grads, b}] = grads;
+    add({PackClass::grads, b});
+    for (int mb = 0; mb < d.shape.micro_batches; ++mb) {
+      for (const PackClass cls :
+           {PackClass::saved, PackClass::boundary, PackClass::boundary_grad}) {
+        d.placement.waits_in[add({cls, b, mb})] = dice.tier();
+      }
+    }
+    if (dice.one_in(2)) {
+      d.placement.update_in[b] = kHost;
+    }
+  }
+  d.placement.waits_in[add({PackClass::borrowed_grads, last})] = dice.tier();
+}
+
+Drawn draw(std::uint64_t seed) {
+  Dice dice(seed);
+  Drawn d;
+  d.shape.blocks = 2 + dice.below(5);
+  d.shape.micro_batches = 1 + dice.below(3);
+  d.shape.stat_phases = dice.below(2);
+  if (dice.one_in(2)) {
+    d.shape.borrows = {{d.shape.blocks - 1, 0}};
+  }
+  for (int b = 0; b + 1 < d.shape.blocks; ++b) {
+    if (dice.one_in(3)) {
+      d.shape.recomputed.push_back(b);
+    }
+  }
+  d.order = dice.one_in(2) ? Order::layer_major : Order::micro_batch_major;
+  d.mode = std::vector{UpdateMode::after_norm,
+                       UpdateMode::speculative,
+                       UpdateMode::immediate,
+                       UpdateMode::lazy_forward}[seed % 4];
+  d.shape.lazy = d.mode == UpdateMode::lazy_forward;
+  draw_packs(d, dice);
+  return d;
+}
+
+Timing timing() {
+  Timing t;
+  t.compute_seconds = [](const Instruction&) { return 1e-5; };
+  for (const Tier a : {kDevice, kHost, kNvme}) {
+    for (const Tier b : {kDevice, kHost, kNvme}) {
+      t.bytes_per_second[{a, b}] = 1e9;
+    }
+  }
+  return t;
+}
+
+/// The programs of a computation, planned as a run plans them, and all that obeys them.
+class Run {
+ public:
+  Run(std::uint64_t seed, const tests::TempDir& dir) : dice_(seed + 1000) {
+    const Drawn d = draw(seed);
+    programs_ = {make_step(d.shape, d.order, d.mode),
+                 make_load(d.shape),
+                 make_evaluation(d.shape),
+                 make_snapshot(d.shape)};
+    if (d.shape.lazy) {
+      programs_.push_back(make_flush(d.shape));
+    }
+    std::vector<Program*> all;
+    for (Program& program : programs_) {
+      all.push_back(&program);
+    }
+    plan_ = place(all,
+                  d.placement,
+                  d.sizes,
+                  timing(),
+                  {{kDevice, kLeast}, {kHost, kLeast}, {kNvme, 64 * tests::kMiB}});
+    Budgets budgets;
+    for (const auto& [tier, planned] : plan_.tiers) {
+      budgets[tier] = planned.arena_bytes;
+    }
+    store_ = std::make_unique<TieredStore>(plan_, budgets, ledger_, tests::small_config(dir, 2));
+    begin();
+  }
+
+  void step() {
+    machine_.outcome = std::vector{Outcome::clip_is_one,
+                                   Outcome::clip_below_one,
+                                   Outcome::skip}[static_cast<std::size_t>(dice_.below(3))];
+    machine_.run(*executors_[0], scalars_);
+    expect_settled();
+    if (dice_.one_in(4)) {
+      if (executors_.size() > 4) {
+        machine_.run(*executors_[4], scalars_);
+      }
+      StepScalars evaluation;
+      machine_.run(*executors_[2], evaluation);
+      expect_settled();
+    }
+  }
+  std::int64_t uses() const { return machine_.uses; }
+
+ private:
+  void begin() {
+    for (const PackKey key : programs_[0].residents) {
+      store_->create(key);
+    }
+    for (const Replica& home : programs_[0].homes) {
+      store_->create(home.key, home.tier);
+    }
+    const Machine machine{store_.get(), &machine_, &machine_, &machine_, nullptr, &machine_};
+    for (const Program& program : programs_) {
+      executors_.push_back(std::make_unique<Executor>(program, machine));
+    }
+    for (const auto& [tier, planned] : plan_.tiers) {
+      between_steps_[tier] = ledger_.current(tier);
+    }
+    machine_.run(*executors_[1], scalars_);
+  }
+  /// Nothing is left of what comes and goes, and no tier held more than was planned.
+  void expect_settled() {
+    for (const auto& [tier, planned] : plan_.tiers) {
+      ASSERT_EQ(ledger_.current(tier), between_steps_[tier]) << to_string(tier);
+      ASSERT_LE(ledger_.peak(tier), planned.peak_bytes) << to_string(tier);
+    }
+  }
+
+  Dice dice_;
+  std::vector<Program> programs_;  // step, load, evaluation, snapshot, flush
+  Plan plan_;
+  Ledger ledger_;
+  std::unique_ptr<TieredStore> store_;
+  tests::StampedMachine machine_;
+  std::vector<std::unique_ptr<Executor>> executors_;
+  std::map<Tier, std::int64_t> between_steps_;
+  StepScalars scalars_;
+};
+
+std::int64_t run_seeds(int seeds, std::int64_t uses_each) {
+  std::int64_t uses = 0;
+  for (int seed = 0; seed < seeds; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const tests::TempDir dir;
+    Run run(static_cast<std::uint64_t>(seed), dir);
+    while (run.uses() < uses_each && !testing::Test::HasFatalFailure()) {
+      run.step();
+    }
+    uses += run.uses();
+  }
+  return uses;
+}
+
+TEST(Deadlock, A10RandomProgramsEndAtTheLeastBudgets) {
+  EXPECT_GE(run_seeds(20, 500), 20 * 500);
+}
+
+TEST(Deadlock, A10AMillionUsesSlow) {
+  EXPECT_GE(run_seeds(20, 50'000), 1'000'000);
+}
+
+}  // namespace
+}  // namespace strata::offload
