@@ -60,7 +60,7 @@ class Search {
     const TiersByBlock lowest = lowest_placement(judge_, task_.budgets);
     const Verdict first = judge_(lowest);
     look_at_equal_blocks();
-    const int all = judge_.blocks(), aimed = most_ / 2;
+    const int all = judge_.blocks(), aimed = most_ / 4 * 3;
     const bool fits = !judge_.best().empty();
     improve(fits ? judge_.best() : judge_.nearest(), all, (judge_.judged() + aimed) / 2);
     improve(lowest, all, aimed);
@@ -150,7 +150,7 @@ void Search::look_at_equal_blocks() {
   }
   vary(&Tiers::update, update_tiers_);
   for (const Tiers& tiers : all) {
-    if (!spent(most_ / 4)) {
+    if (!spent(most_ / 2)) {
       judge_(TiersByBlock(blocks, tiers));
     }
   }
@@ -221,6 +221,9 @@ void Search::improve(TiersByBlock now, int width, int limit) {
       helped = false;
       // What helped before others were taken may not any more: each is judged again.
       for (const Candidate& candidate : candidates(now, width, limit)) {
+        if (spent(limit)) {
+          break;
+        }
         const TiersByBlock next = changed(now, changes_[candidate.change], candidate.blocks);
         if (const Verdict then = judge_(next); better(then, verdict)) {
           now = next;

@@ -198,8 +198,12 @@ void Planner::reserve_what_must_be_there() {
     for (const Interval& i : intervals) {
       std::fill(live.begin() + i.begin, live.begin() + i.end, true);
     }
-    for (int k = 0; k < count_; ++k) {
-      hold(replica.tier, k, live[static_cast<std::size_t>(k)] ? k + 1 : k, size(replica.key));
+    const std::int64_t bytes = size(replica.key);
+    for (auto begin = live.begin(); begin != live.end();) {
+      const auto end = std::find(begin, live.end(), !*begin);
+      const auto first = static_cast<int>(begin - live.begin());
+      hold(replica.tier, first, static_cast<int>(end - live.begin()), *begin ? bytes : 0);
+      begin = end;
     }
   }
   for (const auto& [key, stays] : table_.stays()) {

@@ -267,9 +267,10 @@ TEST(PlacementSearch, A4PlansEightyBlocksInTwoSecondsSlow) {
 /// A26: refused with what is missing, and what is there.
 TEST(PlacementSearch, A26RefusesNamingTheMissingBytes) {
   Instance one = large(12);
+  const SearchSettings little{.instructions = 20'000};
   one.budgets = {{kDevice, 60 * kUnit}, {kHost, 100 * kUnit}};
   try {
-    search_placement(one.task());
+    search_placement(one.task(), little);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Errc::infeasible);
@@ -278,9 +279,9 @@ TEST(PlacementSearch, A26RefusesNamingTheMissingBytes) {
     }
   }
   one.budgets[kNvme] = 40 * kUnit;
-  EXPECT_THROW(search_placement(one.task()), Error);
+  EXPECT_THROW(search_placement(one.task(), little), Error);
   one.budgets[kNvme] = 400 * kUnit;
-  EXPECT_NO_THROW(search_placement(one.task()));
+  EXPECT_NO_THROW(search_placement(one.task(), little));
 }
 
 /// Static places lose some bytes: where a placement that holds without that does not hold with it,
