@@ -110,9 +110,13 @@ class Tries {
     Offloading one = *c.offloading;
     one.search = true;
     c.offloading = std::make_shared<const Offloading>(std::move(one));
-    auto found = std::make_unique<Blueprint>(c);
-    if (placing_of(*found).seconds < kWorth * std::get<double>(best_cost_)) {
-      best_ = std::move(found);
+    try {
+      auto found = std::make_unique<Blueprint>(c);
+      if (placing_of(*found).seconds < kWorth * std::get<double>(best_cost_)) {
+        best_ = std::move(found);
+      }
+    } catch (const offload::Infeasible&) {
+      return;  // what it found loses too much between static places; the menu's fits
     }
   }
 
