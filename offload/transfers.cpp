@@ -55,7 +55,9 @@ struct Transfer {
   int earliest = 0;  // of a transfer that brings bytes: its start
   int latest = 0;    // of one that takes them away: when it is due
   bool brings() const { return move.op == Op::fetch || move.op == Op::restore; }
+  bool empties_device() const { return move.source == Tier() && move.op != Op::fetch; }
 };
+constexpr int kIntoDevice = 2;  // from this rank on, of transfers that start together
 
 class Planner {
  public:
@@ -480,20 +482,27 @@ void Planner::advance_arrivals(const std::vector<double>& at) {
   }
 }
 
-/// Departures first, so that arrivals can have their room. What an update needs comes whatever is
-/// decided, since that is known later; when the step is skipped, it goes as it came.
+/// What leaves the device goes first, so that what comes into it can have its room: of transfers
+/// that start before the same instruction.
+std::pair<int, int> rank(const Transfer& t) {
+  if (t.brings()) {
+    return {t.empties_device() ? 1 : kIntoDevice + 1, t.due};
+  }
+  return {t.move.tier == Tier() ? kIntoDevice : 0, 0};
+}
+
+/// What an update needs comes whatever is decided, since that is known later; when the step is
+/// skipped, it goes as it came.
 Program Planner::write() {
   Program program = table_.framed();
-  std::vector<std::vector<const Transfer*>> leaving(static_cast<std::size_t>(count_)),
-      coming(static_cast<std::size_t>(count_));
+  std::vector<std::vector<const Transfer*>> starting(static_cast<std::size_t>(count_));
   for (const Transfer& t : transfers_) {
-    (t.brings() ? coming : leaving)[static_cast<std::size_t>(std::min(t.start, count_ - 1))]
-        .push_back(&t);
+    starting[static_cast<std::size_t>(std::min(t.start, count_ - 1))].push_back(&t);
   }
   const std::vector<Instruction> framed = std::move(program.step);
   program.step.clear();
   written_at_.assign(static_cast<std::size_t>(count_), 0);
-  std::vector<int> first_arrival(static_cast<std::size_t>(count_), 0);
+  std::vector<int> first(static_cast<std::size_t>(count_), 0), first_arrival = first;
   std::vector<std::pair<std::size_t, const Transfer*>> written;
   const auto add = [&](const Transfer& t, Instruction move) {
     written.emplace_back(program.step.size(), &t);
@@ -501,10 +510,16 @@ Program Planner::write() {
   };
   for (int k = 0; k < count_; ++k) {
     const auto at = static_cast<std::size_t>(k);
-    for (const Transfer* const t : leaving[at]) {
+    std::ranges::stable_sort(starting[at], {}, [](const Transfer* t) { return rank(*t); });
+    first[at] = static_cast<int>(program.step.size());
+    first_arrival[at] = -1;
+    for (const Transfer* const t : starting[at]) {
+      if (first_arrival[at] < 0 && rank(*t).first >= kIntoDevice) {
+        first_arrival[at] = static_cast<int>(program.step.size());
+      }
       Instruction move = t->move;
-      const bool both = move.when == When::applied && !move.clean;
-      move.when = move.when == When::applied && move.clean ? When::always : move.when;
+      const bool both = !t->brings() && move.when == When::applied && !move.clean;
+      move.when = move.when == When::applied && !both ? When::always : move.when;
       add(*t, move);
       if (both) {
         move.when = When::skipped;
@@ -512,20 +527,19 @@ Program Planner::write() {
         add(*t, move);
       }
     }
-    first_arrival[at] = static_cast<int>(program.step.size());
-    std::ranges::stable_sort(coming[at], {}, [](const Transfer* t) { return t->due; });
-    for (const Transfer* const t : coming[at]) {
-      Instruction move = t->move;
-      move.when = move.when == When::applied ? When::always : move.when;
-      add(*t, move);
-    }
     written_at_[at] = static_cast<int>(program.step.size());
+    first_arrival[at] = first_arrival[at] < 0 ? written_at_[at] : first_arrival[at];
     program.step.push_back(framed[at]);
   }
   for (const auto& [index, t] : written) {
     Instruction& move = program.step[index];
     const auto due = static_cast<std::size_t>(std::min(t->due, count_ - 1));
-    move.needed_by = move.clean ? -1 : t->brings() ? written_at_[due] : first_arrival[due];
+    // What is on its way out of the device may have come into it by a departure from elsewhere.
+    const int room = t->empties_device() ? first_arrival[due] : first[due];
+    const bool gone = !t->brings() || t->empties_device();
+    move.needed_by = move.clean ? -1
+                     : gone     ? std::max(room, static_cast<int>(index) + 1)
+                                : written_at_[due];
   }
   return program;
 }

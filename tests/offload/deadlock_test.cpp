@@ -1,119 +1,28 @@
 // Programs of many shapes and placements, at the least budgets, run to their ends again and again:
 // every byte is where it was left, and the books are settled.
 #include <cstdint>
-#include <filesystem>
-#include <set>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "core/philox.h"
-#include "core/schedule.h"
 #include "offload/tiered_store.h"
-#include "offload/transfers.h"
 #include "tests/offload/nvme_rig.h"
+#include "tests/offload/random_programs.h"
 #include "tests/offload/stamped_machine.h"
 
 namespace strata::offload {
 namespace {
 
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
-
-/// Choices that a seed makes.
-class Dice {
- public:
-  explicit Dice(std::uint64_t seed) : key_{seed, RandomUse::sampling, 0, 0} {}
-  int below(int count) {
-    return static_cast<int>(key_.words(drawn_++)[0] % static_cast<std::uint32_t>(count));
-  }
-  bool one_in(int count) { return below(count) == 0; }
-  Tier tier() { return std::vector{kDevice, kHost, kNvme}[static_cast<std::size_t>(below(3))]; }
-
- private:
-  RandomKey key_;
-  std::uint64_t drawn_ = 0;
-};
-
-struct Drawn {
-  StepShape shape;
-  Order order = Order::micro_batch_major;
-  UpdateMode mode = UpdateMode::after_norm;
-  PackSizes sizes;
-  Placement placement;
-};
-
-void draw_packs(Drawn& d, Dice& dice) {
-  const auto add = [&](PackKey key) {
-    d.sizes[key] = 4096 * (1 + dice.below(6));
-    return key;
-  };
-  const int last = d.shape.blocks - 1;
-  add({PackClass::workspace});
-  add({PackClass::workspace, last});
-  for (int b = 0; b <= last; ++b) {
-    for (const auto& [now, next] : {std::pair{PackClass::weights, PackClass::weights_next},
-                                    {PackClass::state, PackClass::state_next}}) {
-      d.placement.homes[add({now, b})] = dice.tier();
-      d.sizes[{next, b}] = d.sizes[{now, b}];
-      d.placement.waits_in[{next, b}] = dice.tier();
-    }
-    const Tier grads = dice.tier();
-    d.placement.homes[{PackClass::grads, b}] = d.placement.waits_in[{PackClass::grads, b}] = grads;
-    add({PackClass::grads, b});
-    for (int mb = 0; mb < d.shape.micro_batches; ++mb) {
-      for (const PackClass cls :
-           {PackClass::saved, PackClass::boundary, PackClass::boundary_grad}) {
-        d.placement.waits_in[add({cls, b, mb})] = dice.tier();
-      }
-    }
-    if (dice.one_in(2)) {
-      d.placement.update_in[b] = kHost;
-    }
-  }
-  d.placement.waits_in[add({PackClass::borrowed_grads, last})] = dice.tier();
-}
-
-Drawn draw(std::uint64_t seed) {
-  Dice dice(seed);
-  Drawn d;
-  d.shape.blocks = 2 + dice.below(5);
-  d.shape.micro_batches = 1 + dice.below(3);
-  d.shape.stat_phases = dice.below(2);
-  if (dice.one_in(2)) {
-    d.shape.borrows = {{d.shape.blocks - 1, 0}};
-  }
-  for (int b = 0; b + 1 < d.shape.blocks; ++b) {
-    if (dice.one_in(3)) {
-      d.shape.recomputed.push_back(b);
-    }
-  }
-  d.order = dice.one_in(2) ? Order::layer_major : Order::micro_batch_major;
-  d.mode = std::vector{UpdateMode::after_norm,
-                       UpdateMode::speculative,
-                       UpdateMode::immediate,
-                       UpdateMode::lazy_forward}[seed % 4];
-  d.shape.lazy = d.mode == UpdateMode::lazy_forward;
-  draw_packs(d, dice);
-  return d;
-}
-
-Timing timing() {
-  Timing t;
-  t.compute_seconds = [](const Instruction&) { return 1e-5; };
-  for (const Tier a : {kDevice, kHost, kNvme}) {
-    for (const Tier b : {kDevice, kHost, kNvme}) {
-      t.bytes_per_second[{a, b}] = 1e9;
-    }
-  }
-  return t;
-}
+using tests::kDevice, tests::kHost, tests::kNvme;
 
 /// The programs of a computation, planned as a run plans them, and all that obeys them.
 class Run {
  public:
   Run(std::uint64_t seed, const tests::TempDir& dir) : dice_(seed + 1000) {
-    const Drawn d = draw(seed);
+    const tests::Drawn d = tests::draw(seed);
     programs_ = {make_step(d.shape, d.order, d.mode),
                  make_load(d.shape),
                  make_evaluation(d.shape),
@@ -128,7 +37,7 @@ class Run {
     plan_ = place(all,
                   d.placement,
                   d.sizes,
-                  timing(),
+                  tests::even_timing(),
                   {{kDevice, kLeast}, {kHost, kLeast}, {kNvme, 64 * tests::kMiB}});
     Budgets budgets;
     for (const auto& [tier, planned] : plan_.tiers) {
@@ -180,7 +89,7 @@ class Run {
     }
   }
 
-  Dice dice_;
+  tests::Dice dice_;
   std::vector<Program> programs_;  // step, load, evaluation, snapshot, flush
   Plan plan_;
   Ledger ledger_;

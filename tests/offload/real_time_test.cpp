@@ -198,25 +198,25 @@ INSTANTIATE_TEST_SUITE_P(
 std::vector<Workload> configurations() {
   std::vector<Workload> all;
   for (const double link : {0.25, 0.9, 1.0, 2.0, 3.0}) {
-    all.push_back({.compute = 0.006, .link = link});
-    all.push_back({.compute = 0.006, .link = link, .spare = 0});
+    all.push_back({.compute = 0.018, .link = link});
+    all.push_back({.compute = 0.018, .link = link, .spare = 0});
     all.push_back({.micro_batches = 2,
                    .order = Order::micro_batch_major,
-                   .compute = 0.004,
+                   .compute = 0.012,
                    .link = link,
                    .activations = true});
     all.push_back({.blocks = 6,
                    .mode = UpdateMode::after_norm,
-                   .compute = 0.006,
-                   .update = 0.004,
+                   .compute = 0.018,
+                   .update = 0.012,
                    .link = link,
                    .disk = 1});
-    all.push_back({.blocks = 6, .compute = 0.006, .update = 0.002, .link = link, .disk = 2});
+    all.push_back({.blocks = 6, .compute = 0.018, .update = 0.006, .link = link, .disk = 2});
     all.push_back({.blocks = 5,
                    .micro_batches = 3,
                    .mode = UpdateMode::speculative,
-                   .compute = 0.003,
-                   .update = 0.003,
+                   .compute = 0.009,
+                   .update = 0.009,
                    .link = link,
                    .disk = 0.5,
                    .activations = true,
@@ -249,7 +249,7 @@ TEST(Fidelity, A11StepsTakeWhatTheSimulatorSaysSlow) {
     predicted.push_back(run.predicted());
     run.step();
     double best = run.step();
-    for (int k = 0; k < 5 && best > 1.04 * predicted.back(); ++k) {  // others use the machine too
+    for (int k = 0; k < 9 && best > 1.04 * predicted.back(); ++k) {  // others use the machine too
       best = std::min(best, run.step());
     }
     measured.push_back(best);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/schedule.h"
+#include "tests/offload/random_programs.h"
 
 namespace strata::offload {
 namespace {
@@ -163,6 +164,48 @@ TEST(Transfers, A1ProgramsAreLegalAndWithinEveryBudget) {
       }
     }
   }
+}
+
+/// The least is exact: one page less, and the refusal says that a page is missing.
+void expect_random_plans_within_budgets(std::uint64_t first, std::uint64_t last) {
+  const Timing t = tests::even_timing();
+  for (std::uint64_t seed = first; seed < last; ++seed) {
+    SCOPED_TRACE(seed);
+    const tests::Drawn d = tests::draw(seed);
+    const Program base = make_step(d.shape, d.order, d.mode);
+    const Budgets least = least_bytes(base, d.placement, d.sizes);
+    for (const double factor : {1.0, 1.1, 2.0}) {
+      Budgets budgets = least;
+      for (auto& [tier, bytes] : budgets) {
+        bytes = static_cast<std::int64_t>(factor * static_cast<double>(bytes));
+      }
+      const Program p = with_transfers(base, d.placement, d.sizes, t, budgets);
+      const auto wrong = validate({&p, 1}, Budget{&d.sizes, budgets});
+      ASSERT_FALSE(wrong) << to_string(*wrong) << '\n' << p;
+    }
+    for (const auto& [tier, bytes] : least) {
+      if (bytes == 0) {
+        continue;
+      }
+      Budgets less = least;
+      less[tier] -= 4096;
+      try {
+        with_transfers(base, d.placement, d.sizes, t, less);
+        FAIL() << to_string(tier);
+      } catch (const Infeasible& error) {
+        EXPECT_EQ(error.misfit().tier, tier);
+        EXPECT_EQ(error.misfit().missing_bytes(), 4096);
+      }
+    }
+  }
+}
+
+TEST(Transfers, A1RandomPlansKeepToTheirBudgets) {
+  expect_random_plans_within_budgets(0, 400);
+}
+
+TEST(Transfers, A1TenThousandRandomPlansSlow) {
+  expect_random_plans_within_budgets(400, 3734);  // three each
 }
 
 TEST(Transfers, NothingIsMovedWhereEverythingIsInTheDevice) {
