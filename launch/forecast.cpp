@@ -90,6 +90,9 @@ void print_forecast(const Forecast& f) {
   for (const auto& [link, seconds] : f.step.busy) {
     busy += fmt::format(", {} {}", to_string(link), seconds_text(seconds));
   }
+  if (f.step.shared_seconds > 0) {
+    busy += ", shared links " + seconds_text(f.step.shared_seconds);
+  }
   std::printf("busy: %s; %s\n", busy.c_str(), stalls_text(f.step).c_str());
   if (f.nvme_read_bytes + f.nvme_written_bytes > 0) {
     std::printf("nvme: %s read and %s written per step; at that pace %s written per day\n",
@@ -109,6 +112,9 @@ nlohmann::json forecast_json(const Forecast& f) {
   for (const auto& [link, seconds] : f.step.busy) {
     busy[to_string(link)] = seconds;
     moved[to_string(link)] = f.step.moved_bytes.at(link);
+  }
+  if (f.step.shared_seconds > 0) {
+    busy["shared links"] = f.step.shared_seconds;
   }
   nlohmann::json stalls = nlohmann::json::array();
   for (const auto& [cause, seconds] : f.step.stalls_by_cause) {

@@ -57,7 +57,7 @@ TEST(PlanPlacings, TheOneInUseIsTheFastestThatFits) {
   // In the device alone nothing fits, whatever is computed again.
   const auto alone = std::ranges::count_if(
       all, [](const Placing& p) { return p.tiers == offload::Tiers() && p.misfit.has_value(); });
-  EXPECT_EQ(alone, 3);
+  EXPECT_EQ(alone, 5);  // kinds of recompute
   for (const Placing& p : all) {
     EXPECT_TRUE(p.misfit || p.reserved_bytes.at(kDevice) <= m.device_bytes)
         << placing_name(p.tiers);
