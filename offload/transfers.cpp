@@ -101,16 +101,20 @@ class Planner {
     make_transfers();
     Program best = write();
     double best_seconds = simulate(best, sizes_, timing_).seconds;
-    for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
-      spread(starts_of(round == 0 ? nullptr : &best));
-      Program next = write();
-      const double seconds = simulate(next, sizes_, timing_).seconds;
-      if (round > 0 && seconds >= best_seconds * 0.999) {
-        break;
-      }
-      if (seconds < best_seconds) {
-        best_seconds = seconds;
-        best = std::move(next);
+    for (const First first : {First::departures, First::arrivals}) {
+      double before = best_seconds;
+      for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
+        spread(starts_of(round == 0 ? nullptr : &best), first);
+        Program next = write();
+        const double seconds = simulate(next, sizes_, timing_).seconds;
+        if (seconds < best_seconds) {
+          best_seconds = seconds;
+          best = std::move(next);
+        }
+        if (round > 0 && seconds >= before * 0.999) {
+          break;
+        }
+        before = std::min(before, seconds);
       }
     }
     return {std::move(best), best_seconds};
@@ -153,7 +157,9 @@ class Planner {
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
   std::vector<double> starts_of(const Program* written) const;
-  void spread(const std::vector<double>& at);
+  /// Who has room first: what leaves, so that nobody waits for it to be gone, or what comes.
+  enum class First : std::uint8_t { departures, arrivals };
+  void spread(const std::vector<double>& at, First first);
   void delay_departures(const std::vector<double>& at);
   void advance_arrivals(const std::vector<double>& at);
   Program write();
@@ -404,14 +410,19 @@ std::vector<double> Planner::starts_of(const Program* written) const {
 }
 
 /// Transfers start over from what must be, and then reach out in time as far as is of use.
-void Planner::spread(const std::vector<double>& at) {
+void Planner::spread(const std::vector<double>& at, First first) {
   least_ = least_.empty() ? rooms_ : least_;
   rooms_ = least_;
   for (Transfer& t : transfers_) {
     (t.brings() ? t.start : t.due) = t.brings() ? t.due : t.start;
   }
-  delay_departures(at);
+  if (first == First::departures) {
+    delay_departures(at);
+  }
   advance_arrivals(compute_alone(base_, timing_));
+  if (first == First::arrivals) {
+    delay_departures(at);
+  }
 }
 
 /// In the order in which they start: each is waited for where it will be done.
@@ -429,7 +440,13 @@ void Planner::delay_departures(const std::vector<double>& at) {
     done = std::max(done, at[static_cast<std::size_t>(std::min(t->start, count_ - 1))]) +
            timing_.crowded_seconds(t->move, t->size_bytes);
     Room* const r = room(t->move.source);
-    while (t->due < t->latest && at[static_cast<std::size_t>(t->due)] < done) {
+    int latest = t->latest;  // what brings the same bytes back comes after
+    for (const Transfer& other : transfers_) {
+      if (other.brings() && other.move.key() == t->move.key() && other.due >= t->start) {
+        latest = std::min(latest, std::max(other.start, t->start));
+      }
+    }
+    while (t->due < latest && at[static_cast<std::size_t>(t->due)] < done) {
       const int held = left_by(t->move.source, t->due);
       if (r != nullptr && held < count_ && !r->fits(held, t->size_bytes)) {
         break;
@@ -470,7 +487,8 @@ void Planner::advance_arrivals(const std::vector<double>& at) {
     int earliest = t->earliest;
     for (const Transfer* const other : leaving[t->move.key()]) {
       if (other->start <= t->due) {
-        earliest = std::max(earliest, other->due);
+        const bool fills = other->move.tier == Tier();  // last of what starts where it does
+        earliest = std::max(earliest, fills ? std::max(other->due, other->start + 1) : other->due);
       }
     }
     Room* const r = room(t->move.tier);
