@@ -28,10 +28,12 @@ std::string missing_text(const offload::Misfit& misfit) {
 }
 
 nlohmann::json placing_json(const Placing& p) {
-  nlohmann::json one{{"placement", offload::to_string(p.tiers)},
-                     {"recompute", p.recompute},
-                     {"fits", !p.misfit},
-                     {"chosen", p.chosen}};
+  nlohmann::json one{
+      {"placement",
+       p.by_block.empty() ? offload::to_string(p.tiers) : offload::to_string(p.by_block)},
+      {"recompute", p.recompute},
+      {"fits", !p.misfit},
+      {"chosen", p.chosen}};
   if (p.misfit) {
     one["tier"] = to_string(p.misfit->tier);
     one["missing_bytes"] = p.misfit->missing_bytes();
@@ -60,6 +62,9 @@ Placing placing_of(const Blueprint& blueprint) {
             .bound_seconds = f.step.bound_seconds(),
             .bound_by = f.step.bound_by(),
             .nvme_written_bytes = f.nvme_written_bytes};
+  if (c.offloading) {
+    p.by_block = c.offloading->by_block;
+  }
   for (const auto& [tier, plan] : blueprint.plan().tiers) {
     p.reserved_bytes[tier] = plan.arena_bytes;
   }

@@ -22,6 +22,7 @@ struct Placing {
   std::string bound_by;
   std::int64_t nvme_written_bytes = 0;  // by a step
   bool chosen = false;
+  std::vector<offload::Tiers> by_block = {};  // where blocks differ, instead of `tiers`
 };
 /// Of a blueprint that fits.
 Placing placing_of(const Blueprint& blueprint);

@@ -246,7 +246,7 @@ std::vector<Placing> compare_placings(const Computation& computation,
   if (chosen != nullptr) {
     const Placing now = placing_of(*chosen);
     auto same = std::ranges::find_if(all, [&](const Placing& p) {
-      return p.tiers == now.tiers && p.recompute == now.recompute;
+      return now.by_block.empty() && p.tiers == now.tiers && p.recompute == now.recompute;
     });
     same = same == all.end() ? all.insert(same, now) : same;
     same->chosen = true;
