@@ -79,7 +79,8 @@ TEST_F(Recompute, NeverChangesABit) {
       plain.emplace_back("--memory.recompute=none");
       const auto reference = train(name, plain);
       for (const char* order : {"micro-batch-major", "layer-major"}) {
-        for (const char* how : {"elementwise", "mlp", "projections", "block", "0:block,1:elementwise,2:mlp"}) {
+        for (const char* how :
+             {"elementwise", "mlp", "projections", "block", "0:block,1:elementwise,2:mlp"}) {
           Words more = base;
           more.push_back(std::string("--train.order=") + order);
           more.push_back(std::string("--memory.recompute=") + how);

@@ -318,7 +318,8 @@ TEST_F(ConfigTest, RecomputeHasOneTextForEqualChoices) {
   const auto text = [](const char* given) {
     return from_line({"--memory.recompute", given}).values().at("memory.recompute").text;
   };
-  for (const char* same : {"auto", "none", "elementwise", "mlp", "projections", "block", "0-5:block,6:elementwise"}) {
+  for (const char* same :
+       {"auto", "none", "elementwise", "mlp", "projections", "block", "0-5:block,6:elementwise"}) {
     EXPECT_EQ(text(same), same);
   }
   EXPECT_EQ(text("6-6:elementwise,3-5:block,0-2:block"), "0-5:block,6:elementwise");
@@ -331,7 +332,8 @@ TEST_F(ConfigTest, RecomputeHasOneTextForEqualChoices) {
   EXPECT_EQ(choice("1-2:elementwise,3:block"),
             (offload::RecomputeChoice{none, elementwise, elementwise, block}));
   EXPECT_EQ(to_string(parse_recompute(offload::to_string(choice("1:block"))).value()), "1:block");
-  file_error("memory.recompute = 4", {"memory.recompute needs auto, none, elementwise, mlp, projections, block, or"});
+  file_error("memory.recompute = 4",
+             {"memory.recompute needs auto, none, elementwise, mlp, projections, block, or"});
 }
 
 TEST_F(ConfigTest, UnitsAndLists) {

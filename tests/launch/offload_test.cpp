@@ -118,8 +118,7 @@ TEST_P(Offload, A2NoPlacementChangesABit) {
 
 TEST_P(Offload, A2NoPlacementOrModeOrScheduleChangesABitSlow) {
   for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-    for (const auto recompute :
-         {offload::Recompute::none,
+    for (const auto recompute : {offload::Recompute::none,
                                  offload::Recompute::elementwise,
                                  offload::Recompute::mlp,
                                  offload::Recompute::projections,

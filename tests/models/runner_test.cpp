@@ -212,7 +212,8 @@ TEST(Activations, SavedBytesAreTheFormulas) {
         return sum;
       };
       const std::int64_t statistics = 4 * a + 8;
-      // Without dropout the norm behind attention makes the sum and the norm in one pass, and keeps it.
+      // Without dropout the norm behind attention makes the sum and the norm in one pass, and keeps
+      // it.
       const std::int64_t stream = dropout > 0 ? h : 2 * h;
       EXPECT_EQ(total(all), e * (5 * h + 2 * kd + 3 * f) + statistics);
       EXPECT_EQ(total(products), e * (3 * h + 2 * kd + 2 * f) + statistics);

@@ -6,7 +6,7 @@ namespace strata::tests {
 /// Heap allocations by who asked for them.
 struct AllocationCount {
   std::int64_t ours = 0;
-  std::int64_t ours_largest_bytes = 0;  // of one of these
+  std::int64_t ours_largest_bytes = 0;          // of one of these
   std::int64_t library = 0, library_bytes = 0;  // called from libdnnl or libgomp
   std::int64_t library_largest_bytes = 0;       // of one of these
 };
