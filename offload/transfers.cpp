@@ -84,7 +84,8 @@ class Planner {
 
   struct Draft {
     Program program;
-    double seconds = 0;
+    double seconds = 0;          // of its step, simulated
+    std::vector<double> starts;  // of the instructions that it had before
   };
   std::map<Tier, std::int64_t> least() {
     reserve_what_must_be_there();
@@ -99,25 +100,25 @@ class Planner {
     require_room();
     join_stays();
     make_transfers();
-    Program best = write();
-    double best_seconds = simulate(best, sizes_, timing_).seconds;
+    Draft best = draft();
     for (const First first : {First::departures, First::arrivals}) {
-      double before = best_seconds;
+      std::vector<double> starts = stretched_starts();
+      double before = best.seconds;
       for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
-        spread(starts_of(round == 0 ? nullptr : &best), first);
-        Program next = write();
-        const double seconds = simulate(next, sizes_, timing_).seconds;
-        if (seconds < best_seconds) {
-          best_seconds = seconds;
+        spread(starts, first);
+        Draft next = draft();
+        starts = next.starts;
+        const bool settled = round > 0 && next.seconds >= before * 0.999;
+        before = std::min(before, next.seconds);
+        if (next.seconds < best.seconds) {
           best = std::move(next);
         }
-        if (round > 0 && seconds >= before * 0.999) {
+        if (settled) {
           break;
         }
-        before = std::min(before, seconds);
       }
     }
-    return {std::move(best), best_seconds};
+    return best;
   }
 
  private:
@@ -156,7 +157,8 @@ class Planner {
   bool hands_over(PackKey key, const std::vector<Stay>& stays, std::size_t stay);
   void add_lasting(PackKey key, const std::vector<Stay>& stays);
   void add_passing(PackKey key, const std::vector<Stay>& stays);
-  std::vector<double> starts_of(const Program* written) const;
+  Draft draft();
+  std::vector<double> stretched_starts() const;
   /// Who has room first: what leaves, so that nobody waits for it to be gone, or what comes.
   enum class First : std::uint8_t { departures, arrivals };
   void spread(const std::vector<double>& at, First first);
@@ -384,17 +386,20 @@ void Planner::add_passing(PackKey key, const std::vector<Stay>& stays) {
   }
 }
 
-/// When each instruction would start: as in a program that was written; or, without one, if the
-/// busiest resource set the pace throughout.
-std::vector<double> Planner::starts_of(const Program* written) const {
-  std::vector<double> at = compute_alone(base_, timing_);
-  if (written != nullptr) {
-    const Simulation s = simulate(*written, sizes_, timing_);
-    for (std::size_t k = 0; k < at.size(); ++k) {
-      at[k] = s.at[static_cast<std::size_t>(written_at_[k])].begin;
-    }
-    return at;
+Planner::Draft Planner::draft() {
+  Draft d;
+  d.program = write();
+  const Simulation s = simulate(d.program, sizes_, timing_);
+  d.seconds = s.seconds;
+  for (const int index : written_at_) {
+    d.starts.push_back(s.at[static_cast<std::size_t>(index)].begin);
   }
+  return d;
+}
+
+/// When each instruction would start if the busiest resource set the pace throughout.
+std::vector<double> Planner::stretched_starts() const {
+  std::vector<double> at = compute_alone(base_, timing_);
   std::map<Link, double> busy;
   double bound = at.back();
   for (const Transfer& t : transfers_) {
