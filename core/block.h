@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/graph.h"
-#include "core/memory.h"
+#include "core/offsets.h"
 #include "core/param.h"
 
 namespace strata {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <numeric>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -93,78 +92,6 @@ Arena::Arena(Tier tier, std::int64_t size_bytes, std::int64_t budget_bytes) : ti
 std::span<std::byte> Arena::range(std::int64_t offset, std::int64_t size_bytes) const {
   STRATA_ASSERT(offset >= 0 && size_bytes >= 0 && offset <= this->size_bytes() - size_bytes);
   return {mapping_.get().data + offset, static_cast<std::size_t>(size_bytes)};
-}
-
-namespace {
-
-struct Placed {
-  std::int64_t from, to;  // bytes
-  const Lifetime* lifetime;
-};
-
-bool together(const Lifetime& a, const Lifetime& b) {
-  for (const Interval& x : a.live) {
-    for (const Interval& y : b.live) {
-      if (x.begin < y.end && y.begin < x.end) {
-        return true;
-      }
-    }
-  }
-  return false;
-}
-
-std::int64_t first_event(const Lifetime& lifetime) {
-  return lifetime.live.empty() ? 0 : lifetime.live.front().begin;
-}
-
-/// The lowest gap of `size` bytes among buffers that are alive at the same time; `placed` is sorted
-/// by address.
-std::int64_t first_fit(const std::vector<Placed>& placed,
-                       const Lifetime& lifetime,
-                       std::int64_t size) {
-  std::int64_t at = 0;
-  for (const Placed& other : placed) {
-    if (!together(lifetime, *other.lifetime)) {
-      continue;
-    }
-    if (other.from - at >= size) {
-      break;
-    }
-    at = std::max(at, other.to);
-  }
-  return at;
-}
-
-}  // namespace
-
-Offsets assign_offsets(std::span<const Lifetime> lifetimes, std::int64_t alignment) {
-  STRATA_ASSERT(alignment > 0);
-  std::vector<std::size_t> order(lifetimes.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return lifetimes[a].size_bytes != lifetimes[b].size_bytes
-               ? lifetimes[a].size_bytes > lifetimes[b].size_bytes
-               : first_event(lifetimes[a]) < first_event(lifetimes[b]);
-  });
-  Offsets offsets;
-  offsets.at.resize(lifetimes.size());
-  std::vector<Placed> placed;
-  for (const std::size_t i : order) {
-    const Lifetime& lifetime = lifetimes[i];
-    STRATA_ASSERT(lifetime.size_bytes >= 0);
-    const std::int64_t size = (lifetime.size_bytes + alignment - 1) / alignment * alignment;
-    const std::int64_t at = first_fit(placed, lifetime, size);
-    offsets.at[i] = at;
-    offsets.total_bytes = std::max(offsets.total_bytes, at + size);
-    const Placed mine{at, at + size, &lifetime};
-    placed.insert(
-        std::upper_bound(placed.begin(),
-                         placed.end(),
-                         mine,
-                         [](const Placed& a, const Placed& b) { return a.from < b.from; }),
-        mine);
-  }
-  return offsets;
 }
 
 }  // namespace strata

@@ -74,21 +74,4 @@ class Arena {
   Handle<MappingTraits> mapping_;
 };
 
-/// Half-open interval of some order of events.
-struct Interval {
-  std::int64_t begin = 0, end = 0;
-};
-/// A buffer and when its bytes matter; it keeps one address through all of its intervals.
-struct Lifetime {
-  std::int64_t size_bytes = 0;
-  std::vector<Interval> live;
-};
-struct Offsets {
-  std::vector<std::int64_t> at;  // one per lifetime, multiples of the alignment
-  std::int64_t total_bytes = 0;
-};
-/// Static placement: buffers whose lifetimes overlap never share bytes. Greedy by size, first fit;
-/// deterministic. Used for activations inside a block and for packs inside a step.
-Offsets assign_offsets(std::span<const Lifetime> lifetimes, std::int64_t alignment = 64);
-
 }  // namespace strata

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/io/file.h"
+#include "core/offsets.h"
 
 namespace strata::launch {
 namespace {

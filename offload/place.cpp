@@ -33,7 +33,7 @@ Plan place(std::span<Program* const> programs,
            const Timing& timing,
            const Budgets& budgets) {
   // Static places lose some bytes between them; what is lost, transfers must do without.
-  constexpr int kTries = 12;
+  constexpr int kTries = 20;
   std::vector<Program> bare;
   Budgets allowed = budgets;
   for (auto& [tier, bytes] : allowed) {
@@ -69,7 +69,7 @@ Plan place(std::span<Program* const> programs,
       reached[tier] = most == kLeast ? planned.arena_bytes : most;
       const std::int64_t over = planned.arena_bytes - reached[tier];
       if (over > 0 && tier.kind != TierKind::nvme) {
-        allowed[tier] -= over;
+        allowed[tier] -= attempt < kTries / 2 ? (over + 1) / 2 : over;
         fits = false;
       }
     }

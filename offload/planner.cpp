@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/offsets.h"
 
 namespace strata::offload {
 namespace {

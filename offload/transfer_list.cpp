@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "core/offsets.h"
+
 namespace strata::offload {
 
 int left_by(Tier tier, int index, int instructions) {
