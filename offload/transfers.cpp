@@ -36,6 +36,8 @@ class Drafts {
 
  private:
   static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
+  static constexpr double kTrust = 0.7;    // in the last draft's times: with 1 they swing
+  static constexpr int kPatience = 2;      // drafts no faster than those before
   static constexpr int kIntoDevice = 2;    // from this rank on, of transfers that start together
 
   /// Who has room first: what leaves, so that nobody waits for it to be gone, or what comes.
@@ -63,17 +65,17 @@ Draft Drafts::best(int rounds) {
   for (const First first : {First::departures, First::arrivals}) {
     std::vector<double> starts = stretched_starts();
     double before = best.seconds;
-    for (int round = 0; round < rounds && !transfers_.empty(); ++round) {
+    int worse = 0;
+    for (int round = 0; round < rounds && worse < kPatience && !transfers_.empty(); ++round) {
       spread(starts, first);
       Draft next = draft();
-      starts = next.starts;
-      const bool settled = round > 0 && next.seconds >= before * 0.999;
+      for (std::size_t k = 0; k < starts.size(); ++k) {
+        starts[k] += kTrust * (next.starts[k] - starts[k]);
+      }
+      worse = next.seconds >= before * 0.999 ? worse + 1 : 0;
       before = std::min(before, next.seconds);
       if (next.seconds < best.seconds) {
         best = std::move(next);
-      }
-      if (settled) {
-        break;
       }
     }
   }
@@ -274,7 +276,7 @@ Program with_transfers(const Program& program,
   for (const int spare : spares) {
     TransferList list(program, placement, sizes, budgets);
     list.make(spare);
-    Draft draft = Drafts(program, list, sizes, timing).best(effort == Effort::full ? 4 : 1);
+    Draft draft = Drafts(program, list, sizes, timing).best(effort == Effort::full ? 5 : 1);
     if (!best || draft.seconds < best->seconds) {
       best = std::move(draft);
     }
