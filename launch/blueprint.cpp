@@ -57,8 +57,8 @@ void Blueprint::Impl::require_offloadable() const {
   const bool turns = updater->period_steps() > 0;
   if (turns || computation.balance_every > 0) {
     throw Error(Errc::config,
-                fmt::format("memory: {} in the device between steps; leave memory.host and "
-                            "memory.nvme out, or choose another",
+                fmt::format("memory: {} in the device between steps; leave memory.pinned, "
+                            "memory.host, memory.far and memory.nvme out, or choose another",
                             turns ? "optim." + computation.method +
                                         " needs the blocks that take "
                                         "turns"

@@ -6,6 +6,7 @@
 
 #include "launch/config.h"
 #include "launch/sharding.h"
+#include "offload/memory_arenas.h"
 #include "offload/nvme_store.h"
 #include "offload/placement.h"
 #include "offload/profile.h"
@@ -21,6 +22,8 @@ struct Offloading {
   bool search = false;
   offload::Budgets budgets;  // offload::kLeast: as little as it takes
   offload::NvmeConfig nvme;  // of the budget's paths
+  offload::MemoryConfig memory = {};
+  bool far_is_elsewhere = false;  // far memory has a node of its own
   offload::HardwareProfile rates;
   bool measured = false;  // `rates`; else they are assumed
 };

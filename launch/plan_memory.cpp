@@ -19,12 +19,13 @@ using Device = MemorySettings::Device;
 using offload::Recompute;
 using offload::Tiers;
 
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
+constexpr Tier kDevice{TierKind::device, 0}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0},
+    kFar{TierKind::far, 0}, kNvme{TierKind::nvme, 0};
 
-/// What may be elsewhere, from little to all; `low`: the tier with room, `near`: memory, or `low`
-/// again where there is none.
+/// What may be elsewhere, from little to all; `low`: the tier with room, `near`: memory that
+/// updates run in, or `low` again where there is none.
 void add_placements(std::vector<Tiers>& menu, Tier low, Tier near) {
-  const Tier update = near.kind == TierKind::nvme ? kDevice : near;
+  const Tier update = offload::runs_updates(near) ? near : kDevice;
   const Tiers choices[] = {
       {.state = low, .grads = near, .update = update},
       {.state = low},
@@ -46,12 +47,12 @@ void add_placements(std::vector<Tiers>& menu, Tier low, Tier near) {
 
 std::vector<Tiers> menu_of(const offload::Budgets& budgets) {
   std::vector<Tiers> menu;
-  const bool host = budgets.contains(kHost), nvme = budgets.contains(kNvme);
-  if (host) {
-    add_placements(menu, kHost, kHost);
-  }
-  if (nvme) {
-    add_placements(menu, kNvme, host ? kHost : kNvme);
+  std::optional<Tier> near;
+  for (const Tier tier : {kHost, kPinned, kFar, kNvme}) {
+    if (budgets.contains(tier)) {
+      near = near || !offload::runs_updates(tier) ? near : tier;
+      add_placements(menu, tier, offload::runs_updates(tier) ? tier : near.value_or(tier));
+    }
   }
   return menu;
 }
@@ -167,7 +168,10 @@ class Tries {
       const auto bytes = p.reserved_bytes.find(tier);
       return wish == Device::minimum && bytes != p.reserved_bytes.end() ? bytes->second : 0;
     };
-    return {least(memory_.device, kDevice), least(memory_.host, kHost), p.seconds};
+    return {least(memory_.device, kDevice),
+            least(memory_.pinned.how, kPinned) + least(memory_.host, kHost) +
+                least(memory_.far.how, kFar),
+            p.seconds};
   }
 
   Computation computation_;
@@ -197,7 +201,9 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
   resident.blueprint.reset();
   Tries tries(std::move(computation), memory, *offloading);
   tries.add(named ? std::vector{offloading->tiers} : menu_of(offloading->budgets));
-  const bool least = minimum || memory.host == Device::minimum;  // as little as it takes, not time
+  const bool least =  // as little as it takes, not time
+      minimum || memory.host == Device::minimum || memory.pinned.how == Device::minimum ||
+      memory.far.how == Device::minimum;
   if (!named && !least) {
     tries.refine();
   }

@@ -100,7 +100,8 @@ class Search {
   void memory(Tier lacking) {
     const std::size_t before = found_.size();
     std::vector<Tier> tiers{kDevice, kHost, kNvme};
-    std::ranges::stable_partition(tiers, [&](Tier tier) { return tier == lacking; });
+    std::erase(tiers, lacking);
+    tiers.insert(tiers.begin(), lacking);
     for (const Tier tier : tiers) {
       if (found_.size() == before + 2) {
         return;

@@ -9,7 +9,7 @@ namespace strata::offload {
 namespace {
 
 constexpr double kWorthIt = 0.999;  // of the seconds before
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0};
+constexpr Tier kDevice{TierKind::device, 0}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0};
 
 /// What becomes of some blocks: the parts that are named go where they say.
 struct Change {
@@ -45,8 +45,10 @@ class Search {
       tiers_.push_back(tier);
     }
     update_tiers_ = {kDevice};
-    if (task.budgets.contains(kHost)) {
-      update_tiers_.push_back(kHost);
+    for (const Tier memory : {kHost, kPinned}) {
+      if (task.budgets.contains(memory)) {
+        update_tiers_.push_back(memory);
+      }
     }
     for (std::size_t kind = 0; kind < kPackKinds.size(); ++kind) {
       for (int b = 0; b < judge_.blocks(); ++b) {
@@ -270,7 +272,7 @@ TiersByBlock lowest_placement(const PlacementJudge& judge, const Budgets& budget
     }
   }
   for (Tiers& t : tiers) {
-    t.update = budgets.contains(kHost) ? kHost : kDevice;
+    t.update = budgets.contains(kHost) ? kHost : budgets.contains(kPinned) ? kPinned : kDevice;
   }
   return tiers;
 }
