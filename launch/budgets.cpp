@@ -79,7 +79,7 @@ offload::Budgets memory_budgets(const MemorySettings& memory,
     }
   };
   const std::int64_t all = std::max<std::int64_t>(0, left);
-  take(kPinned, memory.pinned, offload::lockable_bytes().value_or(all));
+  take(kPinned, memory.pinned, std::min(all / 2, offload::lockable_bytes().value_or(all)));
   const std::optional<int> number = far_node(memory, nodes);
   if (const auto node = std::ranges::find_if(
           nodes, [&](const offload::NumaNode& n) { return number && n.number == *number; });

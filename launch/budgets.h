@@ -9,8 +9,8 @@ namespace strata::launch {
 
 /// Of device memory (`device_bytes`, or kLeast) and of the memory where nothing computes, for one
 /// of `neighbours` ranks of a machine. What is `auto` shares what others leave of what is free:
-/// locked memory first, as much as this process may lock, then far memory with a node of its own,
-/// then host, then far memory beside it.
+/// locked memory first, as much as this process may lock and half of it at most, then far memory
+/// with a node of its own, then host, then far memory beside it.
 offload::Budgets memory_budgets(const MemorySettings& memory,
                                 std::int64_t device_bytes,
                                 int neighbours,

@@ -67,10 +67,11 @@ struct MemorySettings {
     Device how = Device::bytes;
     std::int64_t bytes = 0;
   };
-  Amount pinned = {}, far = {};        // memory that is locked, and that of another node
-  std::optional<int> far_node = {};    // absent: another than this process's own
-  std::vector<std::string> nvme = {};  // "DIRECTORY:BYTES"
-  std::string placement = {};          // offload::tiers_from; empty: automatic
+  Amount pinned = {}, far = {};                  // memory that is locked, and that of another node
+  std::optional<int> far_node = {};              // absent: another than this process's own
+  std::optional<std::int64_t> nvme_writes = {};  // of a step at most; absent: any number of bytes
+  std::vector<std::string> nvme = {};            // "DIRECTORY:BYTES"
+  std::string placement = {};                    // offload::tiers_from; empty: automatic
   RecomputeSetting recompute;
 };
 struct IoSettings {

@@ -118,6 +118,9 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
     set_rates(o.nvme.paths.back(), o.rates, io);
     o.budgets[kNvme] += o.nvme.paths.back().budget_bytes;
   }
+  if (memory.nvme_writes) {
+    o.most_written = *memory.nvme_writes / place.on_machine;
+  }
   o.nvme.rank = place.rank;
   o.nvme.engine = io.engine;
   o.nvme.verify = io.verify == "all"   ? offload::Verify::all

@@ -10,6 +10,7 @@
 #include "offload/nvme_store.h"
 #include "offload/placement.h"
 #include "offload/profile.h"
+#include "offload/written_bytes.h"
 
 namespace strata::launch {
 
@@ -20,8 +21,9 @@ struct Offloading {
   /// Where blocks differ, instead of `tiers`; else empty. `search`: it is found when it is planned.
   std::vector<offload::Tiers> by_block = {};
   bool search = false;
-  offload::Budgets budgets;  // offload::kLeast: as little as it takes
-  offload::NvmeConfig nvme;  // of the budget's paths
+  offload::Budgets budgets;                         // offload::kLeast: as little as it takes
+  offload::NvmeConfig nvme;                         // of the budget's paths
+  std::int64_t most_written = offload::kAnyWrites;  // to files, by a step
   offload::MemoryConfig memory = {};
   bool far_is_elsewhere = false;  // far memory has a node of its own
   offload::HardwareProfile rates;

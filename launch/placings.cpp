@@ -29,6 +29,10 @@ std::string bytes_in(const Placing& p, Tier tier) {
 }
 
 std::string missing_text(const offload::Misfit& misfit) {
+  if (misfit.of == offload::Misfit::Of::writes) {
+    return fmt::format(
+        "writes {} too many to {}", bytes_text(misfit.missing_bytes()), to_string(misfit.tier));
+  }
   return fmt::format("lacks {} of {}", bytes_text(misfit.missing_bytes()), to_string(misfit.tier));
 }
 
@@ -42,6 +46,7 @@ nlohmann::json placing_json(const Placing& p) {
   if (p.misfit) {
     one["tier"] = to_string(p.misfit->tier);
     one["missing_bytes"] = p.misfit->missing_bytes();
+    one["missing"] = p.misfit->of == offload::Misfit::Of::writes ? "writes" : "room";
     return one;
   }
   for (const auto& [tier, bytes] : p.reserved_bytes) {

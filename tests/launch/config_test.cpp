@@ -485,6 +485,7 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "memory.far",
                                                 "memory.far_node",
                                                 "memory.nvme",
+                                                "memory.nvme_writes",
                                                 "memory.placement",
                                                 "memory.recompute",
                                                 "checkpoint.every",
