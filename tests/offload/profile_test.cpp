@@ -45,7 +45,7 @@ TEST(HardwareProfile, ComesBackFromItsFile) {
   EXPECT_EQ(is.paths[0].engine, "io_uring");
 }
 
-TEST(HardwareProfile, CopiesAreAsFastAsTheSlowerOfTwoMemories) {
+TEST(HardwareProfile, CopiesTakeTheRateOfTheWorseOfTwoMemories) {
   constexpr Tier kDevice{}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0},
       kFar{TierKind::far, 0};
   HardwareProfile p = example();
