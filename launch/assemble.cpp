@@ -19,6 +19,10 @@ offload::NvmeConfig nvme_of(const Computation& computation) {
   return computation.offloading ? computation.offloading->nvme : offload::NvmeConfig();
 }
 
+offload::MemoryConfig memory_of(const Computation& computation) {
+  return computation.offloading ? computation.offloading->memory : offload::MemoryConfig();
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -36,7 +40,8 @@ struct Engine::Impl {
   Impl(std::unique_ptr<Blueprint> b, const offload::Budgets& budgets, Communicator& all)
       : blueprint(std::move(b)),
         plan(blueprint->impl()),
-        store(plan.plan, budgets, ledger, nvme_of(plan.computation)),
+        store(
+            plan.plan, budgets, ledger, nvme_of(plan.computation), {}, memory_of(plan.computation)),
         ranks(all),
         collectives(ranks, plan.together) {
     make_executors();

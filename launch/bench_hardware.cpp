@@ -18,6 +18,7 @@
 #include "launch/bench.h"
 #include "launch/kept_profile.h"
 #include "launch/update_bench.h"
+#include "offload/memory_arenas.h"
 #include "offload/profile.h"
 
 namespace strata::launch {
@@ -75,6 +76,31 @@ double gemm_beside(double alone, const Other& other) {
   return std::min(1.0, rate / alone);
 }
 
+/// Bytes per second, read plus written, there and back between memory and that of `tier`; 0 where
+/// such memory is not to be had.
+double copy_rate_of(TierKind kind) {
+  const Tier host{TierKind::host, 0}, tier{kind, 0};
+  offload::Plan plan;
+  offload::Budgets budgets;
+  for (const Tier each : {host, tier}) {
+    plan.tiers[each].arena_bytes = budgets[each] = Copy::kBytes;
+  }
+  bool granted = true;
+  const auto arenas =
+      offload::make_arenas(plan, budgets, {.warn = [&](std::string_view) { granted = false; }});
+  if (!granted) {
+    return 0;
+  }
+  const auto here = arenas.at(host).range(0, Copy::kBytes);
+  const auto there = arenas.at(tier).range(0, Copy::kBytes);
+  std::memset(here.data(), 1, here.size());
+  const double seconds = best_seconds(5, [&] {
+    stream_copy(there, here);
+    stream_copy(here, there);
+  });
+  return 4.0 * static_cast<double>(Copy::kBytes) / seconds;
+}
+
 offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   offload::HardwareProfile p;
   p.machine = this_machine();
@@ -82,6 +108,8 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   p.gemm_bf16 = gemm_rate(DType::bf16);
   const Copy copy;
   p.copy = 1e9 * copy.gigabytes() / best_seconds(5, [&] { copy.run(); });
+  p.copy_pinned = copy_rate_of(TierKind::pinned);
+  p.copy_far = copy_rate_of(TierKind::far);
   constexpr std::int64_t kParams = 16 << 20;
   UpdateBench update("adamw", {}, kParams, DType::f32);
   p.update = static_cast<double>(kParams) / best_seconds(5, [&] { update.update(); });
@@ -110,6 +138,12 @@ void print_profile(const offload::HardwareProfile& p) {
   std::printf(
       "products        %8.1f GFLOP/s f32, %.1f bf16\n", 1e-9 * p.gemm_f32, 1e-9 * p.gemm_bf16);
   std::printf("memory copy     %8.1f GB/s read plus written\n", 1e-9 * p.copy);
+  const auto other_copy = [](const char* name, double rate, const char* why) {
+    rate > 0 ? std::printf("  %-14s%8.1f GB/s\n", name, 1e-9 * rate)
+             : std::printf("  %-14s       - %s\n", name, why);
+  };
+  other_copy("pinned", p.copy_pinned, "not measured: so much may not be locked (ulimit -l)");
+  other_copy("far", p.copy_far, "not measured: one node of memory");
   std::printf("AdamW update    %8.1f million parameters a second\n", 1e-6 * p.update);
   std::printf("products beside a copy: %.2f of their rate alone\n", p.gemm_beside_copy);
   if (!p.paths.empty()) {

@@ -57,8 +57,8 @@ void Blueprint::Impl::require_offloadable() const {
   const bool turns = updater->period_steps() > 0;
   if (turns || computation.balance_every > 0) {
     throw Error(Errc::config,
-                fmt::format("memory: {} in the device between steps; leave memory.host and "
-                            "memory.nvme out, or choose another",
+                fmt::format("memory: {} in the device between steps; leave memory.pinned, "
+                            "memory.host, memory.far and memory.nvme out, or choose another",
                             turns ? "optim." + computation.method +
                                         " needs the blocks that take "
                                         "turns"
@@ -99,8 +99,8 @@ void Blueprint::Impl::enter(std::int64_t step_number) {
     const PackSizes packs = sizes();
     const offload::Timing timing = step_timing(*this, *offloading);
     if (offloading->search) {
-      offload::FoundPlan found =
-          offload::search_and_place(programs, packs, timing, offloading->budgets);
+      offload::FoundPlan found = offload::search_and_place(
+          programs, packs, timing, offloading->budgets, {}, offloading->most_written);
       plan = std::move(found.plan);
       Offloading done = *offloading;
       done.by_block = std::move(found.found.by_block);
@@ -114,6 +114,7 @@ void Blueprint::Impl::enter(std::int64_t step_number) {
                             packs,
                             timing,
                             offloading->budgets);
+      offload::require_writes(step, packs, offloading->most_written);
     }
   } else {
     plan = offload::make_plan(programs, sizes());

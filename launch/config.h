@@ -63,8 +63,15 @@ struct MemorySettings {
   /// And memory where nothing computes; automatic: what the machine has.
   Device host = Device::bytes;
   std::int64_t host_bytes = 0;
-  std::vector<std::string> nvme = {};  // "DIRECTORY:BYTES"
-  std::string placement = {};          // offload::tiers_from; empty: automatic
+  struct Amount {
+    Device how = Device::bytes;
+    std::int64_t bytes = 0;
+  };
+  Amount pinned = {}, far = {};                  // memory that is locked, and that of another node
+  std::optional<int> far_node = {};              // absent: another than this process's own
+  std::optional<std::int64_t> nvme_writes = {};  // of a step at most; absent: any number of bytes
+  std::vector<std::string> nvme = {};            // "DIRECTORY:BYTES"
+  std::string placement = {};                    // offload::tiers_from; empty: automatic
   RecomputeSetting recompute;
 };
 struct IoSettings {

@@ -17,6 +17,8 @@
 #include "launch/machine.h"
 #include "launch/ranks.h"
 #include "launch/waiting.h"
+#include "offload/memory_arenas.h"
+#include "offload/numa.h"
 #include "offload/planner.h"
 #include "parallel/launcher.h"
 
@@ -30,9 +32,22 @@ std::string typical_kernel(DType dtype) {
   return matmul_kernel({.m = 1024, .n = 3072, .k = 768, .in = dtype, .out = dtype});
 }
 
+json memory_nodes() {
+  json nodes = json::array();
+  for (const offload::NumaNode& node : offload::numa_nodes()) {
+    nodes.push_back({{"number", node.number},
+                     {"total_bytes", node.total_bytes},
+                     {"free_bytes", node.free_bytes},
+                     {"has_cores", node.has_cores},
+                     {"here", node.here}});
+  }
+  return nodes;
+}
+
 json findings() {
   const MemoryInfo memory = runtime(DeviceKind::cpu).memory_info();
   const std::string pages = huge_pages();
+  const auto lockable = offload::lockable_bytes();
   const auto place = parallel::local_place_from_launcher();
   const int threads = place && std::getenv("OMP_NUM_THREADS") == nullptr
                           ? std::min(cores_allowed(), fair_cores())  // as training sets them
@@ -54,6 +69,8 @@ json findings() {
           {"bf16_attention", cpu::has_bf16_dot()},
           {"memory_free_bytes", memory.free_bytes},
           {"memory_total_bytes", memory.total_bytes},
+          {"memory_nodes", memory_nodes()},
+          {"memory_lockable_bytes", lockable ? json(*lockable) : json()},
           {"huge_pages", pages},
           {"huge_pages_given", pages == "always" || pages == "madvise"},
           {"io_engine", std::string(io::make_queue()->engine())},
@@ -104,6 +121,17 @@ void print(const json& found) {
        std::string("products by ") + bf16("bf16_products") + ", attention by " +
            bf16("bf16_attention"));
   line("memory", bytes("memory_free_bytes") + " free of " + bytes("memory_total_bytes"));
+  for (const json& node : found["memory_nodes"]) {
+    line(fmt::format("  node {}", node["number"].get<int>()).c_str(),
+         fmt::format("{} free of {}{}{}",
+                     offload::bytes_text(node["free_bytes"].get<std::int64_t>()),
+                     offload::bytes_text(node["total_bytes"].get<std::int64_t>()),
+                     node["has_cores"].get<bool>() ? "" : ", without cores",
+                     node["here"].get<bool>() ? ", here" : ""));
+  }
+  line("  lockable",
+       found["memory_lockable_bytes"].is_null() ? "any number of bytes"
+                                                : bytes("memory_lockable_bytes") + " (ulimit -l)");
   line("huge pages",
        text("huge_pages") +
            (found["huge_pages_given"].get<bool>()

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/nearest.h"
+#include "launch/memory_fields.h"
 
 namespace strata::launch {
 namespace {
@@ -29,18 +30,6 @@ void set_decay(C& c, V v) {
 void set_engine(C& c, V v) {
   using enum io::QueueConfig::Engine;
   c.io.engine = v.pick({automatic, uring, threads});
-}
-
-void set_device_memory(C& c, V v) {
-  using Device = MemorySettings::Device;
-  c.memory.device = v.is_word() ? v.pick({Device::automatic, Device::minimum}) : Device::bytes;
-  c.memory.device_bytes = v.is_word() ? 0 : v.integer();
-}
-
-void set_host_memory(C& c, V v) {
-  using Device = MemorySettings::Device;
-  c.memory.host = v.is_word() ? v.pick({Device::automatic, Device::minimum}) : Device::bytes;
-  c.memory.host_bytes = v.is_word() ? 0 : v.integer();
 }
 
 void set_weights(C& c, V v) {
@@ -202,16 +191,6 @@ std::vector<Field> method_fields() {
 
 std::vector<Field> machine_fields() {
   return {
-      {"memory.device", bytes, "auto", Effect::none, "memory a step may use where it computes",
-       set_device_memory, {"auto", "minimum"}, 1},
-      {"memory.host", bytes, "0", Effect::none, "memory for what nothing computes with now",
-       set_host_memory, {"auto", "minimum"}},
-      {"memory.nvme", list, "[]", Effect::none,
-       "files for the same, as DIRECTORY:BYTES (/scratch:20GiB); several directories share the bytes by their speed",
-       [](C& c, V v) { c.memory.nvme = v.list(); }},
-      {"memory.placement", text, "auto", Effect::none,
-       "where bytes wait and updates run, as weights=nvme,state=nvme,grads=host,activations=device,update=host; auto: as fast as the budgets allow",
-       [](C& c, V v) { c.memory.placement = v.is_word() ? "" : v.text(); }, {"auto"}},
       {"parallel.zero", integer, "1", Effect::none,
        "what ranks share out; 0: nothing, each has all; 1: optimizer state and updates (ZeRO-1)",
        [](C& c, V v) { c.sharded_update = v.integer() == 1; }, {}, 0, 1},
@@ -262,6 +241,7 @@ std::span<const Field> fields() {
                        train_fields,
                        schedule_fields,
                        method_fields,
+                       tier_fields,
                        machine_fields}) {
       std::ranges::move(group(), std::back_inserter(all));
     }

@@ -65,6 +65,11 @@ Forecast forecast(const Blueprint& blueprint) {
   if (auto step = blueprint.simulate_step()) {
     f.step = std::move(*step);
     f.measured = c.offloading->measured;
+    f.nvme_most_written_bytes =
+        offload::written_bytes(blueprint.step_program(), blueprint.plan().sizes);
+    if (c.offloading->most_written != offload::kAnyWrites) {
+      f.nvme_written_budget = c.offloading->most_written;
+    }
   } else {
     const Offloading here = device_alone();
     f.step = offload::simulate(
@@ -100,6 +105,11 @@ void print_forecast(const Forecast& f) {
                 offload::bytes_text(f.nvme_written_bytes).c_str(),
                 large_bytes_text(f.nvme_written_per_day()).c_str());
   }
+  if (f.nvme_written_budget) {
+    std::printf("nvme writes: %s per step at most, memory.nvme_writes allows %s\n",
+                offload::bytes_text(f.nvme_most_written_bytes).c_str(),
+                offload::bytes_text(*f.nvme_written_budget).c_str());
+  }
   std::printf("rates: %s\n",
               f.measured ? "measured by strata bench hardware"
                          : "assumed, not measured; strata bench hardware --paths DIR measures "
@@ -131,6 +141,9 @@ nlohmann::json forecast_json(const Forecast& f) {
           {"stalls", stalls},
           {"nvme_read_bytes", f.nvme_read_bytes},
           {"nvme_written_bytes", f.nvme_written_bytes},
+          {"nvme_most_written_bytes", f.nvme_most_written_bytes},
+          {"nvme_written_budget_bytes",
+           f.nvme_written_budget ? nlohmann::json(*f.nvme_written_budget) : nlohmann::json()},
           {"nvme_written_bytes_per_day", f.nvme_written_per_day()},
           {"rates", f.measured ? "measured" : "assumed"}};
 }

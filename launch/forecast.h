@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include <nlohmann/json_fwd.hpp>
@@ -15,6 +16,8 @@ struct Forecast {
   bool measured = false;
   double tokens_per_second = 0;  // of all ranks
   std::int64_t nvme_read_bytes = 0, nvme_written_bytes = 0;
+  std::int64_t nvme_most_written_bytes = 0;         // of a step that clips and updates again, say
+  std::optional<std::int64_t> nvme_written_budget;  // memory.nvme_writes, this rank's part
   /// What a whole day of such steps writes.
   double nvme_written_per_day() const;
 };

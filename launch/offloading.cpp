@@ -5,16 +5,14 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "core/runtime.h"
+#include "launch/budgets.h"
 #include "launch/fields.h"
 #include "launch/kept_profile.h"
 
 namespace strata::launch {
 namespace {
 
-using Device = MemorySettings::Device;
-
-constexpr Tier kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
+constexpr Tier kNvme{TierKind::nvme, 0};
 
 /// What plans assume of a machine that was not measured: a desktop of few cores.
 offload::HardwareProfile assumed_rates() {
@@ -67,18 +65,6 @@ void set_rates(offload::NvmePath& path,
   limit(path.write_rate, io.pace_write);
 }
 
-std::int64_t host_budget(const MemorySettings& memory, std::int64_t device_bytes, int neighbours) {
-  if (memory.host == Device::bytes) {
-    return memory.host_bytes / neighbours;
-  }
-  if (memory.host == Device::minimum) {
-    return offload::kLeast;
-  }
-  const std::int64_t free = runtime(DeviceKind::cpu).memory_info().free_bytes;
-  return std::max<std::int64_t>(
-      0, (free - free / 10) / neighbours - std::max<std::int64_t>(0, device_bytes));
-}
-
 void require_budgets(const offload::Tiers& tiers, const offload::Budgets& budgets) {
   for (const Tier tier :
        {tiers.weights, tiers.state, tiers.grads, tiers.activations, tiers.update}) {
@@ -121,14 +107,19 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
                                         std::int64_t device_bytes,
                                         RankPlace place) {
   Offloading o = device_alone();
-  o.budgets[Tier()] = device_bytes;
-  if (const std::int64_t host = host_budget(memory, device_bytes, place.on_machine); host != 0) {
-    o.budgets[kHost] = host;
-  }
+  const bool far =
+      memory.far_node || memory.far.how != MemorySettings::Device::bytes || memory.far.bytes > 0;
+  const auto nodes = far ? offload::numa_nodes() : std::vector<offload::NumaNode>();
+  o.budgets = memory_budgets(memory, device_bytes, place.on_machine, nodes);
+  o.memory.far_node = far ? far_node(memory, nodes) : std::nullopt;
+  o.far_is_elsewhere = o.memory.far_node.has_value();
   for (const std::string& text : memory.nvme) {
     o.nvme.paths.push_back(path_of(text, place.on_machine));
     set_rates(o.nvme.paths.back(), o.rates, io);
     o.budgets[kNvme] += o.nvme.paths.back().budget_bytes;
+  }
+  if (memory.nvme_writes) {
+    o.most_written = *memory.nvme_writes / place.on_machine;
   }
   o.nvme.rank = place.rank;
   o.nvme.engine = io.engine;
@@ -140,8 +131,8 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
     if (!tiers) {
       throw Error(Errc::config,
                   fmt::format("memory.placement: needs auto, or some of weights=, state=, grads=, "
-                              "activations= and update= with device, host or nvme (no updates in "
-                              "nvme), got '{}'",
+                              "activations= and update= with device, pinned, host, far or nvme (no "
+                              "updates in far or nvme), got '{}'",
                               memory.placement));
     }
     o.tiers = *tiers;

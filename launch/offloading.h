@@ -6,9 +6,11 @@
 
 #include "launch/config.h"
 #include "launch/sharding.h"
+#include "offload/memory_arenas.h"
 #include "offload/nvme_store.h"
 #include "offload/placement.h"
 #include "offload/profile.h"
+#include "offload/written_bytes.h"
 
 namespace strata::launch {
 
@@ -19,8 +21,11 @@ struct Offloading {
   /// Where blocks differ, instead of `tiers`; else empty. `search`: it is found when it is planned.
   std::vector<offload::Tiers> by_block = {};
   bool search = false;
-  offload::Budgets budgets;  // offload::kLeast: as little as it takes
-  offload::NvmeConfig nvme;  // of the budget's paths
+  offload::Budgets budgets;                         // offload::kLeast: as little as it takes
+  offload::NvmeConfig nvme;                         // of the budget's paths
+  std::int64_t most_written = offload::kAnyWrites;  // to files, by a step
+  offload::MemoryConfig memory = {};
+  bool far_is_elsewhere = false;  // far memory has a node of its own
   offload::HardwareProfile rates;
   bool measured = false;  // `rates`; else they are assumed
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -15,7 +16,11 @@ namespace {
 
 using offload::bytes_text;
 
-constexpr Tier kTiers[] = {{TierKind::device, 0}, {TierKind::host, 0}, {TierKind::nvme, 0}};
+constexpr Tier kTiers[] = {{TierKind::device, 0},
+                           {TierKind::pinned, 0},
+                           {TierKind::host, 0},
+                           {TierKind::far, 0},
+                           {TierKind::nvme, 0}};
 constexpr std::size_t kMostAlternatives = 3;
 
 std::string bytes_in(const Placing& p, Tier tier) {
@@ -24,6 +29,10 @@ std::string bytes_in(const Placing& p, Tier tier) {
 }
 
 std::string missing_text(const offload::Misfit& misfit) {
+  if (misfit.of == offload::Misfit::Of::writes) {
+    return fmt::format(
+        "writes {} too many to {}", bytes_text(misfit.missing_bytes()), to_string(misfit.tier));
+  }
   return fmt::format("lacks {} of {}", bytes_text(misfit.missing_bytes()), to_string(misfit.tier));
 }
 
@@ -37,6 +46,7 @@ nlohmann::json placing_json(const Placing& p) {
   if (p.misfit) {
     one["tier"] = to_string(p.misfit->tier);
     one["missing_bytes"] = p.misfit->missing_bytes();
+    one["missing"] = p.misfit->of == offload::Misfit::Of::writes ? "writes" : "room";
     return one;
   }
   for (const auto& [tier, bytes] : p.reserved_bytes) {
@@ -90,34 +100,58 @@ void sort_placings(std::vector<Placing>& placings) {
   });
 }
 
+namespace {
+
+/// Those that always have a column, and the others that some placing uses.
+std::vector<Tier> tiers_of(const std::vector<Placing>& placings) {
+  std::vector<Tier> tiers;
+  for (const Tier tier : kTiers) {
+    const bool used = std::ranges::any_of(
+        placings, [&](const Placing& p) { return p.reserved_bytes.contains(tier); });
+    if (used || (tier.kind != TierKind::pinned && tier.kind != TierKind::far)) {
+      tiers.push_back(tier);
+    }
+  }
+  return tiers;
+}
+
+}  // namespace
+
 void print_comparison(const std::vector<Placing>& placings) {
   std::size_t width = 8;
   for (const Placing& p : placings) {
     width = std::max(width, placing_name(p.tiers).size());
   }
-  const auto row = [&](const std::string& name, const std::array<std::string, 8>& cells) {
-    constexpr const char* kFormat = "  {:<{}}  {:<14}{:>10}  {:<24}{:>11}{:>11}{:>11}{:>13}  {}";
-    const auto& [recompute, step, bound, device, host, nvme, written, verdict] = cells;
-    const std::string line = fmt::format(
-        kFormat, name, width, recompute, step, bound, device, host, nvme, written, verdict);
+  const std::vector<Tier> tiers = tiers_of(placings);
+  const auto row = [&](const std::string& name,
+                       const std::array<std::string, 5>& cells,
+                       const std::function<std::string(Tier)>& bytes) {
+    const auto& [recompute, step, bound, written, verdict] = cells;
+    std::string line =
+        fmt::format("  {:<{}}  {:<14}{:>10}  {:<24}", name, width, recompute, step, bound);
+    for (const Tier tier : tiers) {
+      line += fmt::format("{:>11}", bytes(tier));
+    }
+    line += fmt::format("{:>13}  {}", written, verdict);
     std::printf("%s\n", line.c_str());
   };
-  row("placing", {"recompute", "step", "bound by", "device", "host", "nvme", "nvme written", ""});
+  row("placing", {"recompute", "step", "bound by", "nvme written", ""}, [](Tier tier) {
+    return to_string(tier);
+  });
   for (const Placing& p : placings) {
     if (p.misfit) {
-      row(placing_name(p.tiers),
-          {p.recompute, "-", "-", "-", "-", "-", "-", missing_text(*p.misfit)});
+      row(placing_name(p.tiers), {p.recompute, "-", "-", "-", missing_text(*p.misfit)}, [](Tier) {
+        return "-";
+      });
       continue;
     }
     row(placing_name(p.tiers),
         {p.recompute,
          seconds_text(p.seconds),
          p.bound_by + " " + seconds_text(p.bound_seconds),
-         bytes_in(p, kTiers[0]),
-         bytes_in(p, kTiers[1]),
-         bytes_in(p, kTiers[2]),
          p.nvme_written_bytes > 0 ? bytes_text(p.nvme_written_bytes) : "-",
-         p.chosen ? "in use" : "fits"});
+         p.chosen ? "in use" : "fits"},
+        [&](Tier tier) { return bytes_in(p, tier); });
   }
 }
 

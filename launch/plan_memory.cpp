@@ -10,66 +10,17 @@
 #include "core/error.h"
 #include "launch/activations.h"
 #include "launch/offloading.h"
+#include "launch/placing_menu.h"
 #include "launch/placings.h"
 
 namespace strata::launch {
 namespace {
 
 using Device = MemorySettings::Device;
-using offload::Recompute;
 using offload::Tiers;
 
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
-
-/// What may be elsewhere, from little to all; `low`: the tier with room, `near`: memory, or `low`
-/// again where there is none.
-void add_placements(std::vector<Tiers>& menu, Tier low, Tier near) {
-  const Tier update = near.kind == TierKind::nvme ? kDevice : near;
-  const Tiers choices[] = {
-      {.state = low, .grads = near, .update = update},
-      {.state = low},
-      {.state = low, .grads = near, .activations = near, .update = update},
-      {.weights = near, .state = low, .grads = near, .update = update},
-      {.weights = near, .state = low, .grads = near, .activations = near, .update = update},
-      {.weights = low, .state = low, .grads = near, .update = update},
-      {.weights = low, .state = low},
-      {.weights = low, .state = low, .grads = low, .update = update},
-      {.weights = low, .state = low, .grads = low, .activations = low, .update = update},
-      {.weights = low, .state = low, .grads = low, .activations = low},
-  };
-  for (const Tiers& tiers : choices) {
-    if (std::ranges::find(menu, tiers) == menu.end()) {
-      menu.push_back(tiers);
-    }
-  }
-}
-
-std::vector<Tiers> menu_of(const offload::Budgets& budgets) {
-  std::vector<Tiers> menu;
-  const bool host = budgets.contains(kHost), nvme = budgets.contains(kNvme);
-  if (host) {
-    add_placements(menu, kHost, kHost);
-  }
-  if (nvme) {
-    add_placements(menu, kNvme, host ? kHost : kNvme);
-  }
-  return menu;
-}
-
-std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memory, int blocks) {
-  if (!memory.recompute.automatic) {
-    return {choice_of(memory.recompute, blocks)};
-  }
-  std::vector<offload::RecomputeChoice> menu;
-  for (const Recompute r : {Recompute::none,
-                            Recompute::elementwise,
-                            Recompute::mlp,
-                            Recompute::projections,
-                            Recompute::block}) {
-    menu.emplace_back(static_cast<std::size_t>(blocks), r);
-  }
-  return menu;
-}
+constexpr Tier kDevice{TierKind::device, 0}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0},
+    kFar{TierKind::far, 0};
 
 /// Budgets as the plan came to use them where they were to be the least.
 offload::Budgets settled(const offload::Budgets& budgets, const offload::Plan& plan) {
@@ -120,13 +71,45 @@ class Tries {
     }
   }
 
+  /// Where nothing of the menu fits, since it has tiers that are enough only together, or all of it
+  /// writes too much: block by block, with the recompute that needs least memory, and with less of
+  /// it as long as that fits.
+  void rescue() {
+    const bool together =
+        offloading_.budgets.contains(kPinned) || offloading_.budgets.contains(kFar);
+    const bool writes = std::ranges::any_of(all_, [](const Placing& p) {
+      return p.misfit && p.misfit->of == offload::Misfit::Of::writes;
+    });
+    if (best_ || !(together || writes)) {
+      return;
+    }
+    Offloading one = offloading_;
+    one.search = true;
+    computation_.offloading = std::make_shared<const Offloading>(std::move(one));
+    for (auto recompute = recompute_.rbegin(); recompute != recompute_.rend(); ++recompute) {
+      computation_.recompute = *recompute;
+      try {
+        keep(std::make_unique<Blueprint>(computation_));
+      } catch (const offload::Infeasible& error) {
+        searched_ = best_ ? std::nullopt : std::optional(error.misfit());
+        return;
+      }
+    }
+  }
+
+  /// What the search was short of, where that is no room but writes.
+  std::optional<offload::Misfit> least_writes() const {
+    return searched_ && searched_->of == offload::Misfit::Of::writes ? searched_ : std::nullopt;
+  }
   const std::vector<Placing>& all() const { return all_; }
   std::vector<Placing> take_all() { return std::move(all_); }
   std::unique_ptr<Blueprint> take_best() { return std::move(best_); }
-  /// What lacks least.
+  /// What lacks least: of those that have room for all, where there are any.
   const Placing& nearest() const {
-    return *std::ranges::min_element(
-        all_, {}, [](const Placing& p) { return p.misfit ? p.misfit->missing_bytes() : 0; });
+    return *std::ranges::min_element(all_, {}, [](const Placing& p) {
+      return std::pair(p.misfit && p.misfit->of == offload::Misfit::Of::room,
+                       p.misfit ? p.misfit->missing_bytes() : 0);
+    });
   }
 
  private:
@@ -134,19 +117,21 @@ class Tries {
 
   void add(const Tiers& tiers) {
     try {
-      auto blueprint = draw(tiers);
-      all_.push_back(placing_of(*blueprint));
-      const Cost cost = cost_of(all_.back());
-      if (!best_ || cost < best_cost_) {
-        best_ = std::move(blueprint);
-        best_cost_ = cost;
-      }
+      keep(draw(tiers));
     } catch (const offload::Infeasible& error) {
       all_.push_back({.tiers = tiers,
                       .recompute = offload::to_string(computation_.recompute),
                       .misfit = error.misfit(),
                       .reserved_bytes = {},
                       .bound_by = {}});
+    }
+  }
+  void keep(std::unique_ptr<Blueprint> blueprint) {
+    all_.push_back(placing_of(*blueprint));
+    const Cost cost = cost_of(all_.back());
+    if (!best_ || cost < best_cost_) {
+      best_ = std::move(blueprint);
+      best_cost_ = cost;
     }
   }
   std::unique_ptr<Blueprint> draw(const Tiers& tiers) {
@@ -167,7 +152,10 @@ class Tries {
       const auto bytes = p.reserved_bytes.find(tier);
       return wish == Device::minimum && bytes != p.reserved_bytes.end() ? bytes->second : 0;
     };
-    return {least(memory_.device, kDevice), least(memory_.host, kHost), p.seconds};
+    return {least(memory_.device, kDevice),
+            least(memory_.pinned.how, kPinned) + least(memory_.host, kHost) +
+                least(memory_.far.how, kFar),
+            p.seconds};
   }
 
   Computation computation_;
@@ -177,6 +165,7 @@ class Tries {
   std::vector<Placing> all_;
   std::unique_ptr<Blueprint> best_;
   Cost best_cost_;
+  std::optional<offload::Misfit> searched_;  // what the search without a result was short of
 };
 
 std::int64_t device_budget(const MemorySettings& memory, const Planned& resident) {
@@ -197,12 +186,18 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
   resident.blueprint.reset();
   Tries tries(std::move(computation), memory, *offloading);
   tries.add(named ? std::vector{offloading->tiers} : menu_of(offloading->budgets));
-  const bool least = minimum || memory.host == Device::minimum;  // as little as it takes, not time
+  const bool least =  // as little as it takes, not time
+      minimum || memory.host == Device::minimum || memory.pinned.how == Device::minimum ||
+      memory.far.how == Device::minimum;
   if (!named && !least) {
     tries.refine();
+    tries.rescue();
   }
   auto best = tries.take_best();
   if (!best) {
+    if (const auto writes = tries.least_writes()) {
+      throw offload::Infeasible(*writes);
+    }
     const Placing& nearest = tries.nearest();
     offload::Misfit misfit = *nearest.misfit;
     misfit.detail += fmt::format("; of {} placings tried that lacks least: {}",

@@ -95,12 +95,21 @@ class Search {
     }
   }
 
+  /// What the files are written more, where that alone is too much.
+  void writes(const offload::Misfit& misfit) {
+    if (misfit.of == offload::Misfit::Of::writes) {
+      const std::int64_t bytes = misfit.needed_bytes * job_.computation.place.on_machine;
+      offer({{"memory.nvme_writes", size_text(bytes)}}, "same bits, more wear");
+    }
+  }
+
   /// Larger budgets, of what is missing first: at most two, so that what needs no memory is told
   /// too; both memories where neither alone is enough.
   void memory(Tier lacking) {
     const std::size_t before = found_.size();
     std::vector<Tier> tiers{kDevice, kHost, kNvme};
-    std::ranges::stable_partition(tiers, [&](Tier tier) { return tier == lacking; });
+    std::erase(tiers, lacking);
+    tiers.insert(tiers.begin(), lacking);
     for (const Tier tier : tiers) {
       if (found_.size() == before + 2) {
         return;
@@ -266,6 +275,7 @@ Planned plan_job(const Job& job) {
 std::vector<Remedy> remedies(const Job& job, const offload::Misfit& misfit) {
   Search search(job);
   search.placement();
+  search.writes(misfit);
   search.memory(misfit.tier);
   search.memory_placed_freely(misfit.tier);
   search.numerics();

@@ -3,7 +3,8 @@
 namespace strata::launch {
 namespace {
 
-constexpr Tier kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
+constexpr Tier kNvme{TierKind::nvme, 0};
+constexpr Tier kMemories[] = {{}, {TierKind::pinned, 0}, {TierKind::host, 0}, {TierKind::far, 0}};
 
 double seconds_of(const Blueprint::Impl& b,
                   const offload::HardwareProfile& rates,
@@ -47,10 +48,14 @@ offload::Timing step_timing(const Blueprint::Impl& blueprint, const Offloading& 
     read += path.read_rate;
     write += path.write_rate;
   }
-  const double copy = offloading.rates.copy / 2;  // each byte is read and written
-  t.bytes_per_second = {{{Tier(), kHost}, copy}, {{kHost, Tier()}, copy}};
   offload::SharedLinks reads{{}, read}, writes{{}, write};  // whichever memory they are for
-  for (const Tier memory : {Tier(), kHost}) {
+  for (const Tier memory : kMemories) {
+    for (const Tier other : kMemories) {
+      if (other != memory) {
+        t.bytes_per_second[{memory, other}] =
+            memory_copy_rate(offloading.rates, memory, other, offloading.far_is_elsewhere);
+      }
+    }
     t.bytes_per_second[{kNvme, memory}] = read;
     t.bytes_per_second[{memory, kNvme}] = write;
     reads.links.push_back({kNvme, memory});

@@ -120,15 +120,25 @@ void UpdateBench::update() {
   updater_.update({.op = Op::update, .block = 0, .phase = phases}, packs_, scalars_);
 }
 
-void Copy::run() const {
-  parallel_for(kNumel, 1 << 12, [&](std::int64_t begin, std::int64_t end) {
-    const float* const from = from_.tensor({kNumel}).data<float>();
-    float* const to = to_.tensor({kNumel}).data<float>();
-    for (std::int64_t i = begin; i < end; i += 4) {
-      _mm_stream_ps(to + i, _mm_load_ps(from + i));
+void stream_copy(std::span<std::byte> to, std::span<const std::byte> from) {
+  STRATA_ASSERT(to.size() == from.size() && to.size() % sizeof(__m128i) == 0);
+  const auto count = static_cast<std::int64_t>(to.size() / sizeof(__m128i));
+  auto* const into = reinterpret_cast<__m128i*>(to.data());
+  const auto* const of = reinterpret_cast<const __m128i*>(from.data());
+  parallel_for(count, 1 << 10, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      _mm_stream_si128(into + i, _mm_load_si128(of + i));
     }
     _mm_sfence();
   });
+}
+
+void Copy::run() const {
+  const auto bytes = [](const RandomMemory& memory) {
+    const Tensor all = memory.tensor({kNumel});
+    return std::span(all.bytes(), static_cast<std::size_t>(kBytes));
+  };
+  stream_copy(bytes(to_), bytes(from_));
 }
 
 }  // namespace strata::launch

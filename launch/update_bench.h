@@ -34,6 +34,9 @@ class UpdateBench {
   StepScalars scalars_;
 };
 
+/// Of as many bytes, on all threads, past the caches. Both begin at multiples of 16 bytes.
+void stream_copy(std::span<std::byte> to, std::span<const std::byte> from);
+
 /// Two arrays far larger than a cache, copied by stores that go past it: the least traffic that
 /// moves so many bytes.
 class Copy {

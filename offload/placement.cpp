@@ -18,7 +18,8 @@ constexpr std::array<std::pair<std::string_view, Member>, 5> kKinds{{
 }};
 
 std::optional<Tier> tier_from(std::string_view name) {
-  for (const TierKind kind : {TierKind::device, TierKind::host, TierKind::nvme}) {
+  for (const TierKind kind :
+       {TierKind::device, TierKind::pinned, TierKind::host, TierKind::far, TierKind::nvme}) {
     if (const Tier tier{kind, 0}; name == to_string(tier)) {
       return tier;
     }
@@ -27,6 +28,11 @@ std::optional<Tier> tier_from(std::string_view name) {
 }
 
 }  // namespace
+
+bool runs_updates(Tier tier) {
+  return tier.kind == TierKind::device || tier.kind == TierKind::pinned ||
+         tier.kind == TierKind::host;
+}
 
 std::string to_string(const Tiers& tiers) {
   std::string text;
@@ -69,7 +75,7 @@ std::optional<Tiers> tiers_from(std::string_view text) {
     }
     const auto tier = equals == one.npos ? std::nullopt : tier_from(one.substr(equals + 1));
     const bool computes = member == &Tiers::update;
-    if (member == nullptr || !tier || (computes && tier->kind == TierKind::nvme)) {
+    if (member == nullptr || !tier || (computes && !runs_updates(*tier))) {
       return std::nullopt;
     }
     tiers.*member = *tier;

@@ -16,6 +16,9 @@ struct Tiers {
   Tier update = {};       // where updates run
   friend bool operator==(const Tiers&, const Tiers&) = default;
 };
+/// Whether updates may run in it: not in files, and not in far memory, which is slow for all that
+/// does more with a byte than copy it.
+bool runs_updates(Tier tier);
 /// "weights=nvme,state=nvme,grads=host,activations=device,update=host".
 std::string to_string(const Tiers& tiers);
 /// Of such a text, in any order; what it does not name is in the device. Absent: it is none.

@@ -108,30 +108,41 @@ std::int64_t PlacementJudge::missing(const Program& program, const Placement& pl
   return all;
 }
 
+std::int64_t PlacementJudge::beyond_writes(std::int64_t bytes) const {
+  return std::max<std::int64_t>(0, bytes - task_.most_written);
+}
+
 Verdict PlacementJudge::look(const TiersByBlock& tiers) {
   const Placement placement = placement_of(tiers, used_);
   Verdict verdict;
+  std::int64_t in_files = 0;
   for (const auto& [tier, bytes] : bytes_in_files(placement)) {
     verdict.missing_bytes += beyond_budget(tier, bytes);
+    in_files += bytes;
   }
   const Program& step = *task_.programs.front();
+  // Without a program nobody knows what it writes: about what has a place in files, once. Else what
+  // lacks room would look nearer than what has it and writes too much.
   if (verdict.missing_bytes > 0) {
-    verdict.missing_bytes += missing(step, placement);
+    verdict.missing_bytes += missing(step, placement) + beyond_writes(in_files);
     return verdict;
   }
   double seconds = 0;
   try {
     const Program written =
         with_transfers(step, placement, used_, task_.timing, task_.budgets, effort_);
+    const std::int64_t bytes = written_bytes(written, used_);
+    least_written_ = std::min(least_written_, bytes);
+    verdict.missing_bytes = beyond_writes(bytes);
     seconds = simulate(written, used_, task_.timing).seconds;
   } catch (const Infeasible&) {
-    verdict.missing_bytes = missing(step, placement);
+    verdict.missing_bytes = missing(step, placement) + beyond_writes(in_files);
     return verdict;
   }
   // The other programs are looked at where it matters.
   for (const Program* const program : task_.programs) {
-    if (program != &step && seconds < best_seconds_) {
-      verdict.missing_bytes = std::max(verdict.missing_bytes, missing(*program, placement));
+    if (program != &step && seconds < best_seconds_ && verdict.missing_bytes == 0) {
+      verdict.missing_bytes = missing(*program, placement);
     }
   }
   verdict.seconds = verdict.missing_bytes == 0 ? seconds : verdict.seconds;
@@ -160,6 +171,13 @@ void PlacementJudge::refuse(const TiersByBlock& tiers) {
   for (const auto& [tier, bytes] : task_.budgets) {
     there += fmt::format(
         "{}{} of {}", there.empty() ? "" : ", ", bytes_text(bytes), strata::to_string(tier));
+  }
+  if (least_written_ != kAnyWrites && least_written_ > task_.most_written) {
+    throw Infeasible({{TierKind::nvme, 0},
+                      least_written_,
+                      task_.most_written,
+                      "that is the least of all placements that were tried: there are " + there,
+                      Misfit::Of::writes});
   }
   const std::string all = "; the tiers below hold what they can: there are " + there;
   const Placement placement = placement_of(tiers, used_);

@@ -9,16 +9,18 @@
 
 #include "offload/placement.h"
 #include "offload/transfers.h"
+#include "offload/written_bytes.h"
 
 namespace strata::offload {
 
 /// What placements are compared for: programs over the same residents, the one whose time counts
-/// first, and the bytes of each tier. No budget is kLeast.
+/// first, the bytes of each tier, and what that one may write to files. No budget is kLeast.
 struct PlacementTask {
   std::vector<const Program*> programs;
   const PackSizes& sizes;
   const Timing& timing;
   const Budgets& budgets;
+  std::int64_t most_written = kAnyWrites;
 };
 
 /// Kinds of bytes that a placement deals with, in the order of `Tiers`.
@@ -29,7 +31,7 @@ using TiersByBlock = std::vector<Tiers>;
 
 struct Verdict {
   double seconds = std::numeric_limits<double>::infinity();  // of the step; finite: it fits
-  std::int64_t missing_bytes = 0;                            // of all tiers together
+  std::int64_t missing_bytes = 0;  // of all tiers together, and written too many
 };
 
 /// Asks the simulator how long the step takes under a placement, and the transfers whether it fits;
@@ -58,6 +60,7 @@ class PlacementJudge {
   Budgets bytes_in_files(const Placement& placement) const;
   std::int64_t beyond_budget(Tier tier, std::int64_t bytes) const;
   std::int64_t missing(const Program& program, const Placement& placement) const;
+  std::int64_t beyond_writes(std::int64_t bytes) const;
   Verdict look(const TiersByBlock& tiers);
 
   const PlacementTask task_;
@@ -68,6 +71,7 @@ class PlacementJudge {
   std::map<std::string, Verdict> known_;
   TiersByBlock best_, nearest_;
   std::int64_t least_missing_ = std::numeric_limits<std::int64_t>::max();
+  std::int64_t least_written_ = kAnyWrites;  // of those with room for all
   double best_seconds_ = std::numeric_limits<double>::infinity();
   int judged_ = 0;
 };

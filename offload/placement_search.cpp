@@ -9,7 +9,7 @@ namespace strata::offload {
 namespace {
 
 constexpr double kWorthIt = 0.999;  // of the seconds before
-constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0};
+constexpr Tier kDevice{TierKind::device, 0}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0};
 
 /// What becomes of some blocks: the parts that are named go where they say.
 struct Change {
@@ -45,8 +45,10 @@ class Search {
       tiers_.push_back(tier);
     }
     update_tiers_ = {kDevice};
-    if (task.budgets.contains(kHost)) {
-      update_tiers_.push_back(kHost);
+    for (const Tier memory : {kHost, kPinned}) {
+      if (task.budgets.contains(memory)) {
+        update_tiers_.push_back(memory);
+      }
     }
     for (std::size_t kind = 0; kind < kPackKinds.size(); ++kind) {
       for (int b = 0; b < judge_.blocks(); ++b) {
@@ -59,6 +61,7 @@ class Search {
   FoundPlacement run() {
     const TiersByBlock lowest = lowest_placement(judge_, task_.budgets);
     const Verdict first = judge_(lowest);
+    look_at_filled_memories(lowest);
     look_at_equal_blocks();
     const int all = judge_.blocks(), aimed = most_ / 4 * 3;
     const bool fits = !judge_.best().empty();
@@ -84,6 +87,7 @@ class Search {
 
   bool spent(int limit) const { return judge_.judged() >= limit; }
   void make_changes();
+  void look_at_filled_memories(const TiersByBlock& lowest);
   void look_at_equal_blocks();
   double room_taken(const TiersByBlock& from, const TiersByBlock& to) const;
   std::vector<Blocks> groups_of(const Change& change, int width) const;
@@ -126,6 +130,47 @@ void Search::make_changes() {
         }
       }
     }
+  }
+}
+
+/// Where several memories are to be filled, single changes come late to what a count of bytes says:
+/// in files is what no memory has room for, and of state, which moves most, as little as possible.
+void Search::look_at_filled_memories(const TiersByBlock& lowest) {
+  const auto computes_nothing = [](Tier tier) {
+    return tier != kDevice && tier.kind != TierKind::nvme;
+  };
+  if (std::ranges::count_if(tiers_, computes_nothing) < 2) {
+    return;
+  }
+  for (const Tier update : update_tiers_) {
+    Budgets left = task_.budgets;
+    std::int64_t working = 0;
+    for (int b = 0; b < judge_.blocks(); ++b) {
+      std::int64_t of_block = 0;
+      for (std::size_t kind = 0; kind < kPackKinds.size(); ++kind) {
+        of_block += judge_.bytes(kind, b);
+        left[lowest[static_cast<std::size_t>(b)].*kPackKinds[kind]] -= judge_.bytes(kind, b);
+      }
+      working = std::max(working, of_block);
+    }
+    left[update] -= 2 * working;  // of a block that is updated, and of the next one
+    TiersByBlock filled = lowest;
+    for (Tiers& tiers : filled) {
+      tiers.update = update;
+    }
+    for (const std::size_t kind : {2, 0, 3, 1}) {
+      for (int b = 0; b < judge_.blocks(); ++b) {
+        Tier& home = filled[static_cast<std::size_t>(b)].*kPackKinds[kind];
+        const auto room = std::ranges::find_if(left, [&](const auto& budget) {
+          return computes_nothing(budget.first) && budget.second >= judge_.bytes(kind, b);
+        });
+        if (home.kind == TierKind::nvme && room != left.end()) {
+          room->second -= judge_.bytes(kind, b);
+          home = room->first;
+        }
+      }
+    }
+    judge_(filled);
   }
 }
 
@@ -270,7 +315,7 @@ TiersByBlock lowest_placement(const PlacementJudge& judge, const Budgets& budget
     }
   }
   for (Tiers& t : tiers) {
-    t.update = budgets.contains(kHost) ? kHost : kDevice;
+    t.update = budgets.contains(kHost) ? kHost : budgets.contains(kPinned) ? kPinned : kDevice;
   }
   return tiers;
 }
@@ -283,21 +328,24 @@ FoundPlan search_and_place(std::span<Program* const> programs,
                            const PackSizes& sizes,
                            const Timing& timing,
                            const Budgets& budgets,
-                           const SearchSettings& settings) {
+                           const SearchSettings& settings,
+                           std::int64_t most_written) {
   constexpr int kTries = 4;
   std::vector<Program> bare;
   for (const Program* const program : programs) {
     bare.push_back(*program);
   }
   Budgets allowed = budgets;
+  std::int64_t writes = most_written;
   for (int attempt = 1;; ++attempt) {
     std::vector<const Program*> searched;
     for (const Program& program : bare) {
       searched.push_back(&program);
     }
-    FoundPlacement found = search_placement({searched, sizes, timing, allowed}, settings);
+    FoundPlacement found = search_placement({searched, sizes, timing, allowed, writes}, settings);
     try {
       Plan plan = place(programs, found.placement, sizes, timing, budgets);
+      require_writes(*programs.front(), sizes, most_written);
       return {std::move(found), std::move(plan)};
     } catch (const Infeasible& error) {
       for (std::size_t k = 0; k < bare.size(); ++k) {
@@ -306,7 +354,8 @@ FoundPlan search_and_place(std::span<Program* const> programs,
       if (attempt == kTries) {
         throw;
       }
-      allowed.at(error.misfit().tier) -= error.misfit().missing_bytes();
+      (error.misfit().of == Misfit::Of::writes ? writes : allowed.at(error.misfit().tier)) -=
+          error.misfit().missing_bytes();
     }
   }
 }

@@ -39,12 +39,14 @@ struct FoundPlan {
   Plan plan;
 };
 /// Searches, and gives the programs their transfers and everything a place, as `place` does; the
-/// first program is the step. What static places lose between them is searched without. Throws
-/// infeasible.
+/// first program is the step. What static places lose between them is searched without. The step
+/// writes `most_written` bytes to files at most. Throws infeasible; where there is room and the
+/// writes alone are too many, naming the least that was found.
 FoundPlan search_and_place(std::span<Program* const> programs,
                            const PackSizes& sizes,
                            const Timing& timing,
                            const Budgets& budgets,
-                           const SearchSettings& settings = {});
+                           const SearchSettings& settings = {},
+                           std::int64_t most_written = kAnyWrites);
 
 }  // namespace strata::offload

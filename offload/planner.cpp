@@ -299,6 +299,15 @@ std::string bytes_text(std::int64_t bytes) {
 }
 
 std::string to_string(const Misfit& m) {
+  if (m.of == Misfit::Of::writes) {
+    return fmt::format(
+        "plan: a step writes {} to {}, memory.nvme_writes allows {}: {} too many; {}",
+        bytes_text(m.needed_bytes),
+        to_string(m.tier),
+        bytes_text(m.budget_bytes),
+        bytes_text(m.missing_bytes()),
+        m.detail);
+  }
   return fmt::format("plan: tier {} needs {}, its budget is {}: {} are missing; {}",
                      to_string(m.tier),
                      bytes_text(m.needed_bytes),

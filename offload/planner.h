@@ -51,9 +51,12 @@ Plan make_plan(std::span<Program* const> programs, const PackSizes& sizes);
 void cover(std::map<Tier, TierPlan>& tiers, const std::map<Tier, TierPlan>& others);
 /// A budget that does not hold what it must.
 struct Misfit {
+  /// What it is a budget of: room, or what a step may write to files.
+  enum class Of : std::uint8_t { room, writes };
   Tier tier;
   std::int64_t needed_bytes = 0, budget_bytes = 0;
   std::string detail;  // what is the most of it, or where it is needed
+  Of of = Of::room;
   std::int64_t missing_bytes() const { return needed_bytes - budget_bytes; }
 };
 /// "plan: tier host needs 3.0 MiB, its budget is 2.0 MiB: 1.0 MiB are missing; ...".

@@ -1,5 +1,6 @@
 #include "offload/profile.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -70,6 +71,19 @@ PathRates path_from_json(const json& object, const std::string& origin) {
 
 }  // namespace
 
+double memory_copy_rate(const HardwareProfile& p, Tier from, Tier to, bool other_node) {
+  const auto rate = [&](Tier tier) {
+    if (tier.kind == TierKind::pinned && p.copy_pinned > 0) {
+      return p.copy_pinned;
+    }
+    if (tier.kind == TierKind::far && other_node) {
+      return p.copy_far > 0 ? p.copy_far : p.copy / 2;
+    }
+    return p.copy;
+  };
+  return std::min(rate(from), rate(to)) / 2;
+}
+
 std::string to_json(const HardwareProfile& p) {
   json paths = json::array();
   for (const PathRates& path : p.paths) {
@@ -89,6 +103,12 @@ std::string to_json(const HardwareProfile& p) {
               {"update", p.update},
               {"gemm_beside_copy", p.gemm_beside_copy},
               {"paths", paths}};
+  if (p.copy_pinned > 0) {
+    object["copy_pinned"] = p.copy_pinned;
+  }
+  if (p.copy_far > 0) {
+    object["copy_far"] = p.copy_far;
+  }
   if (!p.paths.empty()) {
     object["gemm_beside_io"] = p.gemm_beside_io;
   }
@@ -103,6 +123,8 @@ HardwareProfile profile_from_json(std::string_view text, const std::string& orig
   p.gemm_f32 = fields.rate("gemm_f32");
   p.gemm_bf16 = fields.rate("gemm_bf16");
   p.copy = fields.rate("copy");
+  p.copy_pinned = object.contains("copy_pinned") ? fields.rate("copy_pinned") : 0;
+  p.copy_far = object.contains("copy_far") ? fields.rate("copy_far") : 0;
   p.update = fields.rate("update");
   p.gemm_beside_copy = fields.rate("gemm_beside_copy");
   if (!fields.at("paths").is_array()) {

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/memory.h"
+
 namespace strata::offload {
 
 /// One directory for offloaded bytes, and what its file system gives past the page cache.
@@ -24,13 +26,21 @@ struct HardwareProfile {
   std::string machine;  // processor, threads, instruction set, library: of no other is it valid
   double gemm_f32 = 0, gemm_bf16 = 0;  // multiply-adds counted twice, per second
   double copy = 0;                     // bytes per second, read plus written, past the caches
-  double update = 0;                   // parameters per second, AdamW with f32 state
+  // The same to and from pages that are locked, and those of another node; 0: not measured, since
+  // they may not be locked or there is no other node.
+  double copy_pinned = 0, copy_far = 0;
+  double update = 0;  // parameters per second, AdamW with f32 state
   // Rates beside something else, relative to alone.
   double gemm_beside_copy = 1;  // a product on all threads but one, which copies
   double gemm_beside_io = 1;    // a product on all threads, while the first path is used; without
                                 // paths it is not measured and not stored
   std::vector<PathRates> paths;
 };
+
+/// Bytes per second of copies between two tiers of memory, each byte read and written: as fast as
+/// the slower of the two. What was not measured is as assumed: locked pages as others, another node
+/// half as fast.
+double memory_copy_rate(const HardwareProfile& profile, Tier from, Tier to, bool other_node);
 
 /// One JSON object.
 std::string to_json(const HardwareProfile& profile);

@@ -25,24 +25,15 @@ void require(const std::string& wrong) {
   }
 }
 
-std::map<Tier, Arena> make_arenas(const Plan& plan, const Budgets& budgets) {
-  std::map<Tier, Arena> arenas;
-  for (const auto& [tier, planned] : plan.tiers) {
-    if (tier.kind == TierKind::nvme) {
-      continue;
-    }
-    const auto budget = budgets.find(tier);
-    arenas.emplace(tier,
-                   Arena(tier, planned.arena_bytes, budget == budgets.end() ? 0 : budget->second));
-  }
-  return arenas;
-}
-
 }  // namespace
 
-TieredStore::TieredStore(
-    const Plan& plan, const Budgets& budgets, Ledger& ledger, NvmeConfig nvme, const Paces& paces)
-    : ledger_(ledger), arenas_(make_arenas(plan, budgets)), places_(places_of(plan)) {
+TieredStore::TieredStore(const Plan& plan,
+                         const Budgets& budgets,
+                         Ledger& ledger,
+                         NvmeConfig nvme,
+                         const Paces& paces,
+                         const MemoryConfig& memory)
+    : ledger_(ledger), arenas_(make_arenas(plan, budgets, memory)), places_(places_of(plan)) {
   for (const auto& [from, source] : arenas_) {
     for (const auto& [to, destination] : arenas_) {
       if (from != to) {
@@ -58,11 +49,11 @@ TieredStore::TieredStore(
     }
   }
   if (!extents.empty()) {
-    std::vector<std::span<std::byte>> memory;
+    std::vector<std::span<std::byte>> registered;
     for (const auto& [tier, arena] : arenas_) {
-      memory.push_back(arena.range(0, arena.size_bytes()));
+      registered.push_back(arena.range(0, arena.size_bytes()));
     }
-    nvme.registered = memory;
+    nvme.registered = registered;
     nvme_ = std::make_unique<NvmeStore>(std::move(nvme), std::move(extents));
   }
 }

@@ -9,6 +9,7 @@
 #include "core/program.h"
 #include "core/residency.h"
 #include "offload/copy_lane.h"
+#include "offload/memory_arenas.h"
 #include "offload/nvme_store.h"
 #include "offload/planner.h"
 #include "offload/simulator.h"
@@ -28,13 +29,14 @@ class TieredStore final : public PackStore {
  public:
   /// Of copies between tiers of memory: bytes per second at most; absent: as fast as it goes.
   using Paces = std::map<Link, double>;
-  /// Reserves the arenas, and files for what the plan has in nvme; throws infeasible when one is
-  /// over its budget, and what NvmeStore throws.
+  /// Reserves the arenas (make_arenas), and files for what the plan has in nvme; throws infeasible
+  /// when one is over its budget, and what NvmeStore throws.
   TieredStore(const Plan& plan,
               const Budgets& budgets,
               Ledger& ledger,
               NvmeConfig nvme = {},
-              const Paces& paces = {});
+              const Paces& paces = {},
+              const MemoryConfig& memory = {});
   ~TieredStore() override;
   /// Other places, of which no replica that is alive has another than before; the arenas stay.
   void adopt(const Plan& plan);

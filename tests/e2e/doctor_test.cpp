@@ -46,6 +46,15 @@ TEST(Doctor, SaysWhatTheSystemSays) {
   } else {
     EXPECT_THAT(setting, HasSubstr("[" + pages + "]"));
   }
+  std::int64_t of_nodes = 0;
+  for (const json& node : found["memory_nodes"]) {
+    EXPECT_LE(node["free_bytes"].get<std::int64_t>(), node["total_bytes"].get<std::int64_t>());
+    of_nodes += node["total_bytes"].get<std::int64_t>();
+  }
+  if (!found["memory_nodes"].empty()) {
+    EXPECT_GE(of_nodes, found["memory_total_bytes"].get<std::int64_t>());
+    EXPECT_THAT(doctor({}, {}), HasSubstr("  node " + found["memory_nodes"][0]["number"].dump()));
+  }
   EXPECT_EQ(found["huge_pages_given"], pages == "always" || pages == "madvise");
   if (processor != "unknown") {
     EXPECT_THAT(contents("/proc/cpuinfo"), HasSubstr("\t: " + processor + "\n"));

@@ -51,6 +51,11 @@ TEST_F(OffloadedRuns, EndWithTheBytesOfAResidentRun) {
   expect_identical(resident, train("auto", settings()));
   expect_identical(resident,
                    train("lazy", settings(with(kInNvme, {"--numerics.update=lazy_forward"}))));
+  const Words all{"--memory.pinned=1GiB",
+                  "--memory.far=1GiB",
+                  "--memory.placement=weights=far,state=nvme,grads=pinned,activations=host,"
+                  "update=pinned"};
+  expect_identical(resident, train("five", settings(all)));
   expect_identical(
       resident,
       train("threads", settings(with(kInNvme, {"--io.engine=threads", "--io.verify=all"}))));
@@ -87,6 +92,9 @@ TEST_F(OffloadedRuns, RefuseWhatCannotBe) {
           {"weights=disk", "host", "nvme"});
   refused({"--memory.host=1GiB", "--memory.placement=state=nvme"}, 2, {"nvme", "memory.nvme"});
   refused({"--memory.host=1GiB", "--memory.placement=update=nvme"}, 2, {"update=nvme"});
+  refused({"--memory.far=1GiB", "--memory.placement=update=far"}, 2, {"update=far", "pinned"});
+  refused({"--memory.host=1GiB", "--memory.placement=state=pinned"}, 2, {"memory.pinned"});
+  refused({"--memory.far=1MiB", "--memory.far_node=77"}, 2, {"memory.far_node", "77", "0 with"});
   refused({"--memory.host=1GiB", "--memory.device=minimum", "--optim.method=badam"},
           2,
           {"badam", "turns"});
@@ -99,6 +107,12 @@ TEST_F(OffloadedRuns, RefuseWhatCannotBe) {
                with(kInNvme, {"--memory.nvme=" + files.string() + ":8KiB"})),
           3,
           {"nvme", "8.0 KiB"});
+  refused({"--model.L=3",
+           "--memory.device=minimum",
+           "--memory.far=8KiB",
+           "--memory.placement=state=far"},
+          3,
+          {"tier far", "8.0 KiB", "--memory.far="});
   EXPECT_EQ(runs_.contents(), before);
 }
 

@@ -225,6 +225,60 @@ TEST_F(Plans, A26RefusalsNameTheBudgetAndOfferWhatFits) {
       1u);
 }
 
+/// What a step may write to files is a budget like the others.
+TEST_F(Plans, A24WritesArePlannedOrRefused) {
+  const Words files{
+      "--memory.host=8MiB", nvme("8MiB"), "--memory.placement=weights=host,state=nvme"};
+  const auto most = [](std::int64_t bytes) {
+    return Words{"--memory.nvme_writes=" + std::to_string(bytes)};
+  };
+  const auto written = planned(files)["step"]["nvme_written_bytes"].get<std::int64_t>();
+  ASSERT_GT(written, 0);
+  const json kept = planned(files + most(written));
+  EXPECT_EQ(kept["step"]["nvme_written_budget_bytes"], written);
+  EXPECT_EQ(kept["step"]["nvme_most_written_bytes"], written);
+  const std::string text = plan(files + most(written) + Words{"--explain"}).out;
+  for (const char* part : {"memory.nvme_writes allows", "written per day"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  }
+  const CommandEnd refused = plan(files + most(written - 1), 3);
+  EXPECT_EQ(std::ranges::count(refused.err, '\n'), 1) << refused.text();
+  EXPECT_NE(refused.err.find("memory.nvme_writes allows"), std::string::npos) << refused.text();
+  const auto changes = offered(refused);
+  EXPECT_GE(changes.size(), 2u) << refused.err;
+  for (const Words& change : changes) {
+    Words changed = files + most(written - 1);
+    for (const std::string& flag : change) {
+      const std::string key = flag.substr(0, flag.find('=') + 1);
+      std::erase_if(changed, [&](const auto& word) { return word.starts_with(key); });
+      changed.push_back(flag);
+    }
+    EXPECT_TRUE(planned(changed)["fits"].get<bool>()) << refused.err;
+  }
+  // Left to itself the plan does without.
+  const std::int64_t all = reserved(planned({}), "device");
+  const json none = planned(Words{"--memory.device=" + std::to_string(all * 3 / 4),
+                                  "--memory.host=8MiB",
+                                  nvme("8MiB"),
+                                  "--memory.nvme_writes=0"});
+  EXPECT_TRUE(none["fits"].get<bool>());
+  EXPECT_EQ(none["step"]["nvme_most_written_bytes"], 0);
+}
+
+/// Tiers none of which is enough are, together.
+TEST_F(Plans, TiersAreUsedTogether) {
+  const std::int64_t all = reserved(planned({}), "device");
+  const std::string part = std::to_string(all / 5);
+  const json p = planned({"--memory.device=" + std::to_string(all * 2 / 3),
+                          "--memory.pinned=" + part,
+                          "--memory.far=" + part,
+                          "--memory.recompute=auto"});
+  EXPECT_TRUE(p["fits"].get<bool>());
+  EXPECT_GT(reserved(p, "pinned") + reserved(p, "far"), 0);
+  EXPECT_LE(reserved(p, "pinned"), all / 5);
+  EXPECT_LE(reserved(p, "far"), all / 5);
+}
+
 /// Elements of the picture: it is small and ours, so regular expressions do.
 struct Picture {
   std::map<std::string, int> rects;  // by class

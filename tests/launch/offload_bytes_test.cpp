@@ -107,7 +107,9 @@ TEST(OffloadedBytes, A6WhatIsReservedIsWhatIsAskedFor) {
 /// A small model in training, and what its files saw.
 class Traffic {
  public:
-  Traffic(const std::string& tiers, std::int64_t G) {
+  Traffic(const std::string& tiers,
+          std::int64_t G,
+          std::int64_t most_written = offload::kAnyWrites) {
     Computation c;
     c.model = models::preset("tiny-llama");
     c.model.L = 2;
@@ -119,7 +121,9 @@ class Traffic {
     c.dtype = DType::bf16;
     c.weights = WeightFormat::bf16_master;
     c.order = Order::layer_major;
-    c.offloading = std::make_shared<const Offloading>(offloading(tiers, dir_.path()));
+    Offloading places = offloading(tiers, dir_.path());
+    places.most_written = most_written;
+    c.offloading = std::make_shared<const Offloading>(std::move(places));
     batches_ = random_batches(c);
     auto blueprint = std::make_unique<Blueprint>(c);
     const offload::Budgets budgets = just_enough(*blueprint);
@@ -205,6 +209,22 @@ TEST(OffloadedTraffic, A12FilesSeeWhatTheProgramMoves) {
       EXPECT_EQ(bytes.written, run.moved(kHost, kNvme) + run.moved(kDevice, kNvme)) << tiers;
     }
   }
+}
+
+TEST(OffloadedTraffic, A24ANamedPlacementKeepsToItsWritesOrIsRefused) {
+  const std::string tiers = "weights=host,state=nvme,grads=host,update=host";
+  const std::int64_t bytes = Traffic(tiers, 2).step().written;
+  Traffic enough(tiers, 2, bytes);
+  EXPECT_EQ(enough.step().written, bytes);
+  try {
+    Traffic(tiers, 2, bytes - 1);
+    FAIL();
+  } catch (const offload::Infeasible& error) {
+    EXPECT_EQ(error.misfit().of, offload::Misfit::Of::writes);
+    EXPECT_EQ(error.misfit().needed_bytes, bytes);
+    EXPECT_EQ(error.misfit().budget_bytes, bytes - 1);
+  }
+  EXPECT_NO_THROW(Traffic("weights=host,state=host", 2, 0));
 }
 
 /// Bytes of this process in memory, now or at most since `forget_most`.

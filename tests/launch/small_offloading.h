@@ -7,14 +7,17 @@
 
 namespace strata::launch {
 
-inline constexpr Tier kDevice{TierKind::device, 0}, kHost{TierKind::host, 0},
-    kNvme{TierKind::nvme, 0};
+inline constexpr Tier kDevice{TierKind::device, 0}, kPinned{TierKind::pinned, 0},
+    kHost{TierKind::host, 0}, kFar{TierKind::far, 0}, kNvme{TierKind::nvme, 0};
 
 /// Two paths in one directory, with room for everything; memory as little as it takes.
 inline Offloading offloading(const std::string& tiers, const std::filesystem::path& directory) {
   Offloading o;
   o.tiers = offload::tiers_from(tiers).value();
-  o.budgets = {{kDevice, offload::kLeast}, {kHost, offload::kLeast}, {kNvme, 1 << 30}};
+  o.budgets = {{kNvme, 1 << 30}};
+  for (const Tier memory : {kDevice, kPinned, kHost, kFar}) {
+    o.budgets[memory] = offload::kLeast;
+  }
   for (const char* name : {"a", "b"}) {
     std::filesystem::create_directories(directory / name);
     o.nvme.paths.push_back({.directory = directory / name,
@@ -23,7 +26,7 @@ inline Offloading offloading(const std::string& tiers, const std::filesystem::pa
                             .write_rate = 1e9});
   }
   o.nvme.verify = offload::Verify::all;
-  o.nvme.warn = [](std::string_view) {};
+  o.nvme.warn = o.memory.warn = [](std::string_view) {};
   o.rates.gemm_f32 = o.rates.gemm_bf16 = 1e11;
   o.rates.copy = 1e10;
   o.rates.update = 1e8;

@@ -45,6 +45,29 @@ TEST(HardwareProfile, ComesBackFromItsFile) {
   EXPECT_EQ(is.paths[0].engine, "io_uring");
 }
 
+TEST(HardwareProfile, CopiesTakeTheRateOfTheWorseOfTwoMemories) {
+  constexpr Tier kDevice{}, kPinned{TierKind::pinned, 0}, kHost{TierKind::host, 0},
+      kFar{TierKind::far, 0};
+  HardwareProfile p = example();
+  EXPECT_FALSE(nlohmann::json::parse(to_json(p)).contains("copy_pinned"));
+  EXPECT_FALSE(nlohmann::json::parse(to_json(p)).contains("copy_far"));
+  for (const Tier from : {kDevice, kPinned, kHost, kFar}) {
+    for (const Tier to : {kDevice, kPinned, kHost, kFar}) {
+      EXPECT_EQ(memory_copy_rate(p, from, to, false), p.copy / 2);  // each byte is read and written
+      const bool far = from == kFar || to == kFar;
+      EXPECT_EQ(memory_copy_rate(p, from, to, true), p.copy / (far ? 4 : 2));
+    }
+  }
+  p.copy_pinned = 5e10;
+  p.copy_far = 1e10;
+  const HardwareProfile is = profile_from_json(to_json(p), "file");
+  EXPECT_EQ(to_json(is), to_json(p));
+  EXPECT_EQ(memory_copy_rate(is, kPinned, kPinned, true), 2.5e10);
+  EXPECT_EQ(memory_copy_rate(is, kPinned, kDevice, true), p.copy / 2);
+  EXPECT_EQ(memory_copy_rate(is, kPinned, kFar, true), 5e9);
+  EXPECT_EQ(memory_copy_rate(is, kFar, kHost, true), 5e9);
+}
+
 TEST(HardwareProfile, WithoutPathsStoresNothingThatWasNotMeasured) {
   HardwareProfile alone = example();
   alone.paths.clear();
