@@ -117,16 +117,18 @@ Planned plan_together(const Job& job, Communicator& ranks) {
   const int ours = planned->blueprint->computation().speculated.value();
   std::vector<int> theirs(static_cast<std::size_t>(ranks.size()));
   ranks.gather_all(std::as_writable_bytes(std::span(theirs)), std::as_bytes(std::span(&ours, 1)));
-  if (const int most = *std::ranges::min_element(theirs); most < ours) {
-    together(ranks, [&] {
-      Counts counts(*planned);
-      planned->blueprint = counts.draw(most);
-      if (planned->blueprint == nullptr) {
-        throw offload::Infeasible(counts.lacking());
-      }
-    });
+  const int most = *std::ranges::min_element(theirs);
+  together(ranks, [&] {
+    if (most == ours) {
+      return;
+    }
+    Counts counts(*planned);
+    planned->blueprint = counts.draw(most);
+    if (planned->blueprint == nullptr) {
+      throw offload::Infeasible(counts.lacking());
+    }
     planned->speculated_why = "auto: as many as there is room for on every rank";
-  }
+  });
   return std::move(*planned);
 }
 

@@ -1,6 +1,5 @@
 // Steps that are clipped, skipped or interrupted by an evaluation, wherever bytes wait and whenever
 // updates run.
-#include <array>
 #include <functional>
 #include <memory>
 #include <string>
@@ -117,11 +116,19 @@ bool is_clipped(int step, int k) {
 }
 
 TEST_F(Speculation, A16ClippedStepsAreDoneAgain) {
-  const std::pair<Update, std::int64_t> kinds[] = {
-      {{UpdateMode::speculative}, 3}, {{UpdateMode::hybrid, 1}, 1}, {{UpdateMode::hybrid, 2}, 2}};
-  for (int index = 0; index < 12; ++index) {
-    const auto& [update, blocks] = kinds[index / 4];
-    const int k = std::array{0, 1, 5, 20}[static_cast<std::size_t>(index % 4)];
+  struct Kind {
+    Update update;
+    std::int64_t blocks;  // that speculate
+    int clipped;
+  };
+  const Update speculative{UpdateMode::speculative};
+  const Kind kinds[] = {{speculative, 3, 0},
+                        {speculative, 3, 1},
+                        {speculative, 3, 5},
+                        {speculative, 3, 20},
+                        {{UpdateMode::hybrid, 1}, 1, 5},
+                        {{UpdateMode::hybrid, 2}, 2, 5}};
+  for (const auto& [update, blocks, k] : kinds) {
     SCOPED_TRACE(update.name() + ", clipped " + std::to_string(k));
     Training exact(reference()), guessed(offloaded(update));
     std::int64_t discards = 0;
