@@ -47,7 +47,7 @@ Executor::Executor(Program program, Machine machine)
   const std::size_t count = program_.step.size();
   waits_.resize(count + 1);
   started_.resize(count);
-  bool decided = program_.lazy;
+  bool decided = false;
   for (std::size_t k = 0; k < count; ++k) {
     const Instruction& i = program_.step[k];
     effects_.push_back(effects(program_, i, decided));
@@ -120,9 +120,7 @@ class AsOf {
 }  // namespace
 
 void Executor::run(StepScalars& scalars) {
-  bool decided = program_.lazy;
-  bool closed = false;  // this step is decided, not only the one before
-  Outcome outcome = scalars.before.outcome;
+  bool decided = false;
   Held packs = std::move(packs_);  // a local: an exception releases what it holds
   const int count = static_cast<int>(program_.step.size());
   for (int index = 0; index < count; ++index) {
@@ -132,7 +130,7 @@ void Executor::run(StepScalars& scalars) {
       observer_(index);
     }
     finish_moves(index, scalars);
-    if (decided && !runs(i.when, outcome)) {
+    if (!runs(program_, i, decided, {scalars.before.outcome, scalars.outcome})) {
       continue;
     }
     const SpanTimer timer(scalars.inputs.spans,
@@ -153,7 +151,8 @@ void Executor::run(StepScalars& scalars) {
     for (const Need& need : needs_[k]) {
       packs.add(machine_.store->acquire(need.key, i.tier, need.access));
     }
-    if (program_.lazy && !closed && (i.op == Op::stats || i.op == Op::update)) {
+    const bool updates = i.op == Op::stats || i.op == Op::update;
+    if (updates && !decided && puts_off(program_, i.block)) {
       const AsOf before(scalars);
       obey(i, packs, scalars);
     } else {
@@ -165,10 +164,7 @@ void Executor::run(StepScalars& scalars) {
         machine_.store->destroy(key, i.tier);
       }
     }
-    if (i.op == Op::decide) {
-      decided = closed = true;
-      outcome = scalars.outcome;
-    }
+    decided = decided || i.op == Op::decide;
   }
   finish_moves(count, scalars);
   packs_ = std::move(packs);

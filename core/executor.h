@@ -36,7 +36,7 @@ struct StepScalars {
   /// By block, where they were decided one by one: sums of squares; -1: not yet.
   std::vector<double> block_squares;
   std::vector<float> block_scales;  // clip coefficients by block, ClipScope::pack; else empty
-  /// In a lazy program: of the step whose updates come first. After a skipped one, or none: skip.
+  /// In a lazy program: of the step that has put updates off. After a skipped one, or none: skip.
   struct Before {
     Outcome outcome = Outcome::skip;
     StepInfo info;  // with the grad_scale that it decided

@@ -99,7 +99,7 @@ struct Table {
   void add_to_grads(const Instruction& i) {
     const auto contribute = [&](PackKey k) {
       e.adds_to.push_back(k);
-      const bool in_place = program.lazy && k == PackKey{PackClass::grads, i.block} &&
+      const bool in_place = puts_off(program, i.block) && k == PackKey{PackClass::grads, i.block} &&
                             home_of(program, k).value_or(Tier()) == i.tier;
       if (i.accumulate == Accumulate::overwrite && !in_place) {
         e.creates.push_back(k);
@@ -208,24 +208,24 @@ void reduce_effects(Table& t, const Instruction& i) {
   }
 }
 
-/// stats and update: in place once `decide` is known, else into the next generation, which the
-/// first of them brings into being.
-void update_effects(Table& t, const Instruction& i, bool decided) {
+/// stats and update: in place once `decide` is known, of this step or of the one that has put them
+/// off, else into the next generation, which the first of them brings into being.
+void update_effects(Table& t, const Instruction& i, bool in_place) {
   using enum PackClass;
   t.e.reads.push_back({grads, i.block});
   t.use_workspace();
-  auto& changed = decided ? t.e.writes : i.phase == 0 ? t.e.creates : t.e.writes;
-  if (!decided) {
+  auto& changed = in_place ? t.e.writes : i.phase == 0 ? t.e.creates : t.e.writes;
+  if (!in_place) {
     t.e.reads.push_back({weights, i.block});
     t.e.reads.push_back({state, i.block});
   }
-  changed.push_back({decided ? weights : weights_next, i.block});
-  changed.push_back({decided ? state : state_next, i.block});
+  changed.push_back({in_place ? weights : weights_next, i.block});
+  changed.push_back({in_place ? state : state_next, i.block});
   if (has_turn(t.program, i.block)) {
-    if (!decided) {
+    if (!in_place) {
       t.e.reads.push_back({turn_state, i.block});
     }
-    changed.push_back({decided ? turn_state : turn_state_next, i.block});
+    changed.push_back({in_place ? turn_state : turn_state_next, i.block});
   }
 }
 
@@ -250,6 +250,36 @@ void load_effects(Table& t, const Instruction& i) {
 }
 
 }  // namespace
+
+bool puts_off(const Program& program, int block) {
+  return program.lazy && !is_frozen(program, block) &&
+         !std::binary_search(program.speculated.begin(), program.speculated.end(), block);
+}
+
+bool runs(const Program& program, const Instruction& i, bool decided, Outcomes outcomes) {
+  return decided ? runs(i.when, outcomes.now) : !program.lazy || runs(i.when, outcomes.before);
+}
+
+std::vector<Outcomes> possible_outcomes(std::span<const Program> ranks) {
+  const std::vector all{Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip};
+  const auto any = [&](auto holds) { return std::any_of(ranks.begin(), ranks.end(), holds); };
+  const bool put_off = any([](const Program& p) { return p.lazy; });
+  // Where all updates are put off, nothing depends on how the step itself comes out.
+  const bool applied = any([](const Program& p) {
+    const auto decide = std::find_if(
+        p.step.begin(), p.step.end(), [](const Instruction& i) { return i.op == Op::decide; });
+    return !p.lazy || !p.speculated.empty() ||
+           std::any_of(
+               decide, p.step.end(), [](const Instruction& i) { return i.when != When::always; });
+  });
+  std::vector<Outcomes> pairs;
+  for (const Outcome before : put_off ? all : std::vector{Outcome::clip_is_one}) {
+    for (const Outcome now : applied ? all : std::vector{Outcome::clip_is_one}) {
+      pairs.emplace_back(before, now);
+    }
+  }
+  return pairs;
+}
 
 std::optional<Tier> home_of(const Program& program, PackKey key) {
   const auto at = std::ranges::lower_bound(program.homes, key, {}, &Replica::key);
@@ -353,7 +383,7 @@ Effects effects(const Program& program, const Instruction& i, bool decided) {
       break;
     case Op::stats:
     case Op::update:
-      update_effects(t, i, decided);
+      update_effects(t, i, decided || puts_off(program, i.block));
       break;
     case Op::commit:
       add_generation(t, i.block, true, t.e.writes);
@@ -409,17 +439,17 @@ class HoldingWriter {
 
 }  // namespace
 
-std::vector<Holding> holdings(const Program& program, Outcome outcome) {
+std::vector<Holding> holdings(const Program& program, Outcomes outcomes) {
   HoldingWriter all(program);
   std::multimap<int, Replica> leaving;  // by the instruction that needs the room
   const int count = static_cast<int>(program.step.size());
-  bool decided = program.lazy;
+  bool decided = false;
   for (int k = 0; k < count; ++k) {
     for (auto at = leaving.begin(); at != leaving.end() && at->first <= k; at = leaving.erase(at)) {
       all.end(at->second, at->first);
     }
     const Instruction& i = program.step[static_cast<std::size_t>(k)];
-    if (decided && !runs(i.when, outcome)) {
+    if (!runs(program, i, decided, outcomes)) {
       continue;
     }
     const Effects e = effects(program, i, decided);

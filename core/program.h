@@ -62,6 +62,14 @@ inline bool runs(When when, Outcome outcome) {
   return (static_cast<unsigned>(when) >> static_cast<unsigned>(outcome) & 1u) != 0;
 }
 std::string_view to_string(When when);
+/// Of which conditions are, as far as they matter. One for both: steps that go alike.
+struct Outcomes {
+  Outcome before;  // of the step before: in a lazy program, what stands before `decide`
+  Outcome now;     // of this step: what stands after it
+  Outcomes(Outcome of_the_step_before, Outcome of_this_one)
+      : before(of_the_step_before), now(of_this_one) {}
+  Outcomes(Outcome both) : Outcomes(both, both) {}
+};
 
 /// Whether a contribution starts an accumulator or adds to it.
 enum class Accumulate : std::uint8_t { overwrite, add };
@@ -111,9 +119,12 @@ struct Program {
   int last_micro_batch = 0;   // one past
   int micro_batches = 0;      // of the step, all ranks together
   Summation summation = Summation::run;
-  /// The step begins with the updates of the one before it: gradients last from step to step, and
-  /// conditions before `decide` are of that step's outcome.
+  /// The step begins with updates of the one before it, which has put them off: gradients of those
+  /// blocks last from step to step, and conditions before `decide` are of that step's outcome.
   bool lazy = false;
+  /// Blocks of a lazy program whose updates are not put off, ascending: they have a next generation
+  /// before `decide`.
+  std::vector<int> speculated;
   std::vector<Borrow> borrows;
   std::vector<int> frozen;   // blocks that do not train, ascending: no gradient, no update
   std::vector<int> in_turn;  // blocks that have a turn_state pack, ascending
@@ -128,6 +139,12 @@ inline bool is_frozen(const Program& program, int block) {
 inline bool has_turn(const Program& program, int block) {
   return std::binary_search(program.in_turn.begin(), program.in_turn.end(), block);
 }
+/// Whether the update of a block waits for the next program of those that are lazy.
+bool puts_off(const Program& program, int block);
+/// `decided`: whether a `decide` came before.
+bool runs(const Program& program, const Instruction& instruction, bool decided, Outcomes outcomes);
+/// Every pair of outcomes that makes a difference to the programs of all ranks of one step.
+std::vector<Outcomes> possible_outcomes(std::span<const Program> ranks);
 /// Where the bytes of a pack are between steps, if not in the device.
 std::optional<Tier> home_of(const Program& program, PackKey key);
 /// Whether a block adds to the gradient of one that it borrows from.
@@ -149,8 +166,8 @@ struct Effects {
   std::vector<PackKey> ends;     // dead after this instruction
   std::vector<PackKey> needs() const;
 };
-/// `decided`: whether a `decide` came before, or the program is lazy; an update before it is
-/// speculative.
+/// `decided`: whether a `decide` came before; an update before it is speculative, unless it was put
+/// off by the step before.
 Effects effects(const Program& program, const Instruction& instruction, bool decided);
 
 /// The names (PackKey::micro_batch) of the partial sums that a rank brings to `reduce`: the first
@@ -173,8 +190,9 @@ struct Holding {
   int begin = 0, end = 0;
   int by = -1;
 };
-/// What is where in a valid program under one outcome. Residents and homes are held throughout.
-std::vector<Holding> holdings(const Program& program, Outcome outcome);
+/// What is where in a valid program, however its decisions come out. Residents and homes are held
+/// throughout.
+std::vector<Holding> holdings(const Program& program, Outcomes outcomes);
 
 /// Bytes of each pack and the budgets of tiers, used by validate when given; a tier that is absent
 /// has no limit.
@@ -183,11 +201,11 @@ struct Budget {
   std::map<Tier, std::int64_t> tier_bytes = {};
 };
 
-/// Checks the programs of all ranks of one step at once, under every outcome of `decide`: every use
-/// has its data, nothing is left over, each micro-batch contributes once and in order, norms
-/// precede the decision, each block is updated exactly once (never on skip), the ranks' collectives
-/// agree in order, sends meet receives, and, with a budget, resident bytes stay within it at every
-/// point.
+/// Checks the programs of all ranks of one step at once, under every outcome of `decide` and, where
+/// updates were put off, of the step before: every use has its data, nothing is left over, each
+/// micro-batch contributes once and in order, norms precede the decision, each block is updated
+/// exactly once (never on skip), the ranks' collectives agree in order, sends meet receives, and,
+/// with a budget, resident bytes stay within it at every point.
 std::optional<Diagnosis> validate(std::span<const Program> ranks,
                                   std::optional<Budget> budget = std::nullopt);
 /// One rank's part alone: all of the above but what ranks owe one another.

@@ -23,15 +23,15 @@ bool is_collective(Op op) {
 /// waits.
 class Rendezvous {
  public:
-  Rendezvous(std::span<const Program> ranks, Outcome outcome)
+  Rendezvous(std::span<const Program> ranks, Outcomes outcomes)
       : ranks_(ranks), at_(ranks.size(), 0) {
     for (const Program& p : ranks) {
       std::vector<int> talk;
-      bool decided = p.lazy;
+      bool decided = false;
       for (std::size_t k = 0; k < p.step.size(); ++k) {
         const Instruction& i = p.step[k];
         const bool talks = is_collective(i.op) || i.op == Op::send || i.op == Op::recv;
-        if (talks && (!decided || runs(i.when, outcome))) {
+        if (talks && runs(p, i, decided, outcomes)) {
           talk.push_back(static_cast<int>(k));
         }
         decided = decided || i.op == Op::decide;
@@ -129,8 +129,8 @@ std::optional<Diagnosis> check_ranges(std::span<const Program> ranks) {
   return std::nullopt;
 }
 
-std::optional<Diagnosis> check_meetings(std::span<const Program> ranks, Outcome outcome) {
-  return Rendezvous(ranks, outcome).run();
+std::optional<Diagnosis> check_meetings(std::span<const Program> ranks, Outcomes outcomes) {
+  return Rendezvous(ranks, outcomes).run();
 }
 
 }  // namespace strata

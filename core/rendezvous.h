@@ -10,8 +10,8 @@ namespace strata {
 /// in one order.
 std::optional<Diagnosis> check_ranges(std::span<const Program> ranks);
 
-/// Runs the ranks' collectives, sends and receives against each other under one outcome of
-/// `decide`: whether somebody waits for ever, or a message is never taken.
-std::optional<Diagnosis> check_meetings(std::span<const Program> ranks, Outcome outcome);
+/// Runs the ranks' collectives, sends and receives against each other, as decisions come
+/// out: whether somebody waits for ever, or a message is never taken.
+std::optional<Diagnosis> check_meetings(std::span<const Program> ranks, Outcomes outcomes);
 
 }  // namespace strata

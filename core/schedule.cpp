@@ -26,6 +26,9 @@ class ProgramWriter {
     program_.frozen = shape.frozen;
     program_.in_turn = shape.in_turn;
     program_.lazy = shape.lazy && (kind == ProgramKind::train || kind == ProgramKind::flush);
+    if (program_.lazy) {
+      program_.speculated = shape.speculated;
+    }
     lowest_ = lowest_trained(program_);
     STRATA_ASSERT(static_cast<int>(shape.frozen.size()) < shape.blocks);
     for (int b = 0; b < shape.blocks; ++b) {
@@ -37,8 +40,8 @@ class ProgramWriter {
     for (const int b : kind == ProgramKind::inference ? std::vector<int>{} : shape.in_turn) {
       program_.residents.push_back({PackClass::turn_state, b});
     }
-    for (int b = lowest_; shape.lazy && kind != ProgramKind::inference && b < shape.blocks; ++b) {
-      if (trains(b)) {
+    for (int b = lowest_; kind != ProgramKind::inference && b < shape.blocks; ++b) {
+      if (puts_off(b)) {
         program_.residents.push_back({PackClass::grads, b});
       }
     }
@@ -53,6 +56,12 @@ class ProgramWriter {
   /// Where backward ends.
   int lowest() const { return lowest_; }
   bool trains(int block) const { return !is_frozen(program_, block); }
+  bool puts_off(int block) const {
+    return shape_.lazy && trains(block) && !std::ranges::binary_search(shape_.speculated, block);
+  }
+  bool speculates(int block, UpdateMode mode) const {
+    return mode == UpdateMode::speculative || (mode == UpdateMode::hybrid && !puts_off(block));
+  }
   int first_mb() const { return program_.first_micro_batch; }
   int end_mb() const { return program_.last_micro_batch; }
   bool recomputed(int block) const {
@@ -87,7 +96,7 @@ class ProgramWriter {
     }
     add({.op = Op::reduce, .block = block});
     add({.op = Op::norm, .block = block});
-    if (update_mode == UpdateMode::speculative) {
+    if (speculates(block, update_mode)) {
       update(block, When::always);
     } else if (update_mode == UpdateMode::immediate) {
       add({.op = Op::decide, .block = block});
@@ -103,7 +112,7 @@ class ProgramWriter {
   }
   /// What the step before has put off.
   void update_late(int block) {
-    if (shape_.lazy && block >= lowest_ && trains(block)) {
+    if (puts_off(block)) {
       update(block, When::applied);
       if (shape_.world > 1) {
         add({.op = Op::publish, .block = block, .when = When::applied});
@@ -112,14 +121,11 @@ class ProgramWriter {
   }
   void decide_and_apply(UpdateMode update_mode) {
     add({.op = Op::decide});
-    if (update_mode == UpdateMode::lazy_forward) {
-      return;
-    }
     for (int b = lowest(); b <= last(); ++b) {
-      if (!trains(b) || update_mode == UpdateMode::immediate) {
+      if (!trains(b) || puts_off(b) || update_mode == UpdateMode::immediate) {
         continue;
       }
-      if (update_mode == UpdateMode::speculative) {
+      if (speculates(b, update_mode)) {
         add({.op = Op::commit, .block = b, .when = When::clip_is_one});
         add({.op = Op::discard, .block = b, .when = When::not_clip_is_one});
         update(b, When::clip_below_one);
@@ -129,7 +135,7 @@ class ProgramWriter {
       add({.op = Op::drop, .block = b, .cls = PackClass::grads});
     }
     for (int b = 0; shape_.world > 1 && b <= last(); ++b) {
-      if (trains(b)) {
+      if (trains(b) && !puts_off(b)) {
         add({.op = Op::publish, .block = b, .when = When::applied});
       }
     }
@@ -166,8 +172,26 @@ class ProgramWriter {
 
 }  // namespace
 
+StepShape with_updates(StepShape shape, UpdateMode mode, int speculated) {
+  shape.lazy = mode == UpdateMode::lazy_forward || mode == UpdateMode::hybrid;
+  shape.speculated.clear();
+  if (mode != UpdateMode::hybrid) {
+    return shape;
+  }
+  int late = 0;
+  for (int b = shape.blocks - 1; b >= 0; --b) {
+    if (!std::ranges::binary_search(shape.frozen, b)) {
+      --speculated >= 0 ? shape.speculated.push_back(b) : void(++late);
+    }
+  }
+  std::ranges::reverse(shape.speculated);
+  shape.lazy = late > 0;
+  return shape;
+}
+
 Program make_step(const StepShape& shape, Order order, UpdateMode mode) {
-  STRATA_ASSERT(shape.lazy == (mode == UpdateMode::lazy_forward));
+  STRATA_ASSERT(mode == UpdateMode::hybrid || shape.lazy == (mode == UpdateMode::lazy_forward));
+  STRATA_ASSERT(mode == UpdateMode::hybrid || shape.speculated.empty());
   ProgramWriter w(shape, ProgramKind::train);
   if (order == Order::micro_batch_major) {
     // Ranks wait for one another where they meet, and on shared cores now one is late, now another:

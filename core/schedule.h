@@ -19,6 +19,7 @@ enum class UpdateMode : std::uint8_t {
                  // clipping
   immediate,     // there too, and for good: each block is clipped by its own norm or not at all
   lazy_forward,  // right before a block's forward of the next step, or when weights are asked for
+  hybrid,        // speculative of StepShape::speculated, lazy_forward of the others
 };
 
 /// What a schedule needs to know: no bytes, no places, no devices.
@@ -32,8 +33,14 @@ struct StepShape {
   std::vector<int> recomputed = {};  // blocks whose saved activations are dropped and recomputed
   std::vector<int> frozen = {};      // blocks that do not train now, ascending
   std::vector<int> in_turn = {};     // blocks with state for their turn alone, ascending
-  bool lazy = false;                 // UpdateMode::lazy_forward: gradients last between programs
+  bool lazy = false;  // some updates are put off: their gradients last between programs
+  std::vector<int> speculated = {};  // UpdateMode::hybrid: blocks of which they are not, ascending
 };
+
+/// The same with `lazy` and `speculated` as a mode has them. `speculated` blocks, at most all that
+/// train, in UpdateMode::hybrid: those whose gradients are complete first, since the rest of
+/// backward then hides their updates.
+StepShape with_updates(StepShape shape, UpdateMode mode, int speculated = 0);
 
 /// Pure functions from shape to order; places and transfers are added by offload/planner.
 Program make_step(const StepShape& shape, Order order, UpdateMode mode);
@@ -44,7 +51,7 @@ Program make_inference(const StepShape& shape);
 /// Weights and state of every block, one after the other, to the checkpointer.
 Program make_snapshot(const StepShape& shape);
 
-/// The updates that lazy_forward has put off.
+/// The updates that a lazy step has put off.
 Program make_flush(const StepShape& shape);
 /// Weights and state of every block, one after the other, from the loader.
 Program make_load(const StepShape& shape);

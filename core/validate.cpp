@@ -11,14 +11,14 @@
 namespace strata {
 namespace {
 
-constexpr Outcome kOutcomes[] = {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip};
 constexpr std::string_view kOutcomeNames[] = {"clip = 1", "clip < 1", "skip"};
 
-/// Follows one rank's program under one outcome and remembers what exists and what happened.
+/// Follows one rank's program as its decisions come out and remembers what exists and what
+/// happened.
 class RankCheck {
  public:
-  RankCheck(const Program& program, Outcome outcome, const std::optional<Budget>& budget)
-      : p_(program), outcome_(outcome), budget_(budget) {
+  RankCheck(const Program& program, Outcomes outcomes, const std::optional<Budget>& budget)
+      : p_(program), outcomes_(outcomes), budget_(budget) {
     for (const PackKey k : program.residents) {
       place({k});
     }
@@ -42,7 +42,7 @@ class RankCheck {
     if (i.block >= p_.blocks) {
       return "names block " + std::to_string(i.block) + " of " + std::to_string(p_.blocks);
     }
-    if ((decided_ || p_.lazy) && !runs(i.when, outcome_)) {
+    if (!runs(p_, i, decided_, outcomes_)) {
       return {};
     }
     std::string wrong = is_move(i.op) ? std::string() : check_data(i);
@@ -174,9 +174,10 @@ class RankCheck {
       case Op::update:
         return check_update(i);
       case Op::commit:
-        return !decided_                          ? "commits before `decide`"
-               : outcome_ != Outcome::clip_is_one ? "commits an update that assumed no clipping"
-                                                  : "";
+        return !decided_ ? "commits before `decide`"
+               : outcomes_.now != Outcome::clip_is_one
+                   ? "commits an update that assumed no clipping"
+                   : "";
       case Op::publish:
         return at(i.block).updated ? "" : "publishes weights that were not updated";
       default:
@@ -189,8 +190,8 @@ class RankCheck {
       return "names micro-batch " + std::to_string(i.micro_batch) + " of another rank";
     }
     if (at(i.block).updated != late_update_due(i.block)) {
-      return p_.lazy ? "uses weights before the update that was put off"
-                     : "uses weights after their update";
+      return at(i.block).updated ? "uses weights after their update"
+                                 : "uses weights before the update that was put off";
     }
     const bool contributes =
         p_.kind == ProgramKind::train &&
@@ -215,7 +216,7 @@ class RankCheck {
 
   /// Whether the step before has left an update of the block, which comes before all else.
   bool late_update_due(int block) const {
-    return p_.lazy && outcome_ != Outcome::skip && !is_frozen(p_, block);
+    return puts_off(p_, block) && outcomes_.before != Outcome::skip;
   }
 
   int sum_name(int first) const { return first == p_.first_micro_batch ? -1 : first; }
@@ -271,7 +272,7 @@ class RankCheck {
   }
 
   std::string check_update(const Instruction& i) {
-    if (p_.lazy) {
+    if (puts_off(p_, i.block)) {
       return decided_                    ? "updates with gradients that are to last"
              : at(i.block).updated       ? "updates twice"
              : !late_update_due(i.block) ? "updates in a step that is skipped"
@@ -283,7 +284,7 @@ class RankCheck {
     if (decided_ && !closed_ && !at(i.block).decided) {
       return "updates in place before anything is decided of its block";
     }
-    if (decided_ && outcome_ == Outcome::skip) {
+    if (decided_ && outcomes_.now == Outcome::skip) {
       return "updates in a step that is skipped";
     }
     if (at(i.block).updated || (i.op == Op::update && at(i.block).pending)) {
@@ -293,7 +294,7 @@ class RankCheck {
   }
 
   std::string check_data(const Instruction& i) const {
-    const Effects e = effects(p_, i, decided_ || p_.lazy);
+    const Effects e = effects(p_, i, decided_);
     const auto created = [&](PackKey k) {
       return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
     };
@@ -318,7 +319,7 @@ class RankCheck {
   /// What an instruction needs is leased while it runs: many readers, or one writer, of what is
   /// there.
   std::string apply(const Instruction& i) {
-    const Effects e = effects(p_, i, decided_ || p_.lazy);
+    const Effects e = effects(p_, i, decided_);
     for (const PackKey k : e.creates) {
       if (std::string wrong = residency_.create({k, i.tier}); !wrong.empty()) {
         return wrong;
@@ -380,7 +381,7 @@ class RankCheck {
         b.decided = true;
         return;
       case Op::update:
-        (decided_ || p_.lazy ? b.updated : b.pending) = true;
+        (decided_ || puts_off(p_, i.block) ? b.updated : b.pending) = true;
         return;
       case Op::commit:
         b.pending = false;
@@ -429,8 +430,11 @@ class RankCheck {
   }
 
   std::string finish_updates() const {
+    const bool applied = p_.kind == ProgramKind::train && outcomes_.now != Outcome::skip;
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
-      if (!is_frozen(p_, static_cast<int>(b)) && outcome_ != Outcome::skip && !blocks_[b].updated) {
+      const int block = static_cast<int>(b);
+      const bool due = puts_off(p_, block) ? late_update_due(block) : applied;
+      if (!is_frozen(p_, block) && due && !blocks_[b].updated) {
         return "block " + std::to_string(b) + " is never updated";
       }
     }
@@ -438,7 +442,7 @@ class RankCheck {
   }
 
   const Program& p_;
-  const Outcome outcome_;
+  const Outcomes outcomes_;
   const std::optional<Budget>& budget_;
   Residency residency_;
   std::multimap<int, const Instruction*> under_way_;  // by the instruction that waits
@@ -447,26 +451,31 @@ class RankCheck {
   bool decided_ = false, closed_ = false;  // of a block; of the step
 };
 
-std::string when(Outcome outcome) {
-  return " (when " + std::string(kOutcomeNames[static_cast<std::size_t>(outcome)]) + ")";
+/// How it came to what is wrong.
+std::string when(Outcomes outcomes, bool put_off) {
+  const auto name = [](Outcome outcome) {
+    return std::string(kOutcomeNames[static_cast<std::size_t>(outcome)]);
+  };
+  return " (when " + name(outcomes.now) +
+         (put_off ? ", the step before: " + name(outcomes.before) : "") + ")";
 }
 
 std::optional<Diagnosis> check_rank(const Program& program,
                                     int rank,
-                                    Outcome outcome,
+                                    Outcomes outcomes,
                                     const std::optional<Budget>& budget) {
-  RankCheck check(program, outcome, budget);
+  RankCheck check(program, outcomes, budget);
+  const std::string how = when(outcomes, program.lazy);
   for (std::size_t k = 0; k < program.step.size(); ++k) {
     if (const std::string wrong = check.step(program.step[k], static_cast<int>(k));
         !wrong.empty()) {
-      return Diagnosis{
-          rank,
-          static_cast<int>(k),
-          "(" + std::string(to_string(program.step[k].op)) + ") " + wrong + when(outcome)};
+      return Diagnosis{rank,
+                       static_cast<int>(k),
+                       "(" + std::string(to_string(program.step[k].op)) + ") " + wrong + how};
     }
   }
   if (const std::string wrong = check.finish(); !wrong.empty()) {
-    return Diagnosis{rank, -1, wrong + when(outcome)};
+    return Diagnosis{rank, -1, wrong + how};
   }
   return std::nullopt;
 }
@@ -479,8 +488,8 @@ std::string to_string(const Diagnosis& d) {
 }
 
 std::optional<Diagnosis> validate_alone(const Program& program, std::optional<Budget> budget) {
-  for (const Outcome outcome : kOutcomes) {
-    if (const auto wrong = check_rank(program, -1, outcome, budget)) {
+  for (const Outcomes outcomes : possible_outcomes({&program, 1})) {
+    if (const auto wrong = check_rank(program, -1, outcomes, budget)) {
       return wrong;
     }
   }
@@ -491,14 +500,14 @@ std::optional<Diagnosis> validate(std::span<const Program> ranks, std::optional<
   if (const auto wrong = check_ranges(ranks)) {
     return wrong;
   }
-  for (const Outcome outcome : kOutcomes) {
+  for (const Outcomes outcomes : possible_outcomes(ranks)) {
     for (std::size_t r = 0; r < ranks.size(); ++r) {
-      if (const auto wrong = check_rank(ranks[r], static_cast<int>(r), outcome, budget)) {
+      if (const auto wrong = check_rank(ranks[r], static_cast<int>(r), outcomes, budget)) {
         return wrong;
       }
     }
-    if (auto wrong = check_meetings(ranks, outcome)) {
-      wrong->text += when(outcome);
+    if (auto wrong = check_meetings(ranks, outcomes)) {
+      wrong->text += when(outcomes, ranks[0].lazy);
       return wrong;
     }
   }

@@ -132,7 +132,7 @@ Planned plan_activations(Computation computation, const MemorySettings& memory) 
     auto blueprint = drafts.take(choice_of(memory.recompute, drafts.blocks()));
     const std::int64_t budget =
         minimum ? reserved_bytes(*blueprint) : budget_bytes(memory, neighbours);
-    return {std::move(blueprint), {{kDevice, budget}}, "memory.recompute says so"};
+    return {std::move(blueprint), {{kDevice, budget}}, "memory.recompute says so", {}};
   }
   const std::int64_t budget = minimum ? drafts.least_bytes() : budget_bytes(memory, neighbours);
   const auto chosen = drafts.choose(budget);
@@ -144,7 +144,7 @@ Planned plan_activations(Computation computation, const MemorySettings& memory) 
       : chosen  ? fmt::format("auto: the least work that fits {}", limit)
                 : fmt::format("auto: nothing fits {}, and this needs the least memory", limit);
   auto blueprint = drafts.take(chosen.value_or(drafts.all(Recompute::block)));
-  return {std::move(blueprint), {{kDevice, budget}}, std::move(why)};
+  return {std::move(blueprint), {{kDevice, budget}}, std::move(why), {}};
 }
 
 }  // namespace strata::launch

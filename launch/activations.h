@@ -19,7 +19,8 @@ std::vector<int> recomputed_blocks(const offload::RecomputeChoice& choice);
 struct Planned {
   std::unique_ptr<Blueprint> blueprint;
   offload::Budgets budgets;
-  std::string why;  // this recompute, or this placing
+  std::string why;             // this recompute, or this placing
+  std::string speculated_why;  // as many blocks speculate, where updates are hybrid
   bool fits() const { return !misfit(blueprint->plan(), budgets); }
 };
 
@@ -31,13 +32,15 @@ Planned plan_activations(Computation computation, const MemorySettings& memory);
 
 /// The same with the other tiers that the settings name: where everything fits the device, it stays
 /// there; else the placement that is fastest on virtual time among those that fit, unless the
-/// settings say which.
+/// settings say which. Where updates are hybrid and nothing says how many blocks speculate, as many
+/// do as there is room for beside that, see launch/speculation.h.
 /// Throws Infeasible, naming the nearest, when none of several fits.
 Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io);
 
 /// Every placing that plan_memory may choose from, all in the device first among them, with every
-/// recompute: also where it need not look further. `chosen`: what it chose; null: nothing fits.
-std::vector<Placing> compare_placings(const Computation& computation,
+/// recompute: also where it need not look further. `chosen`: what it chose; null: nothing fits. As
+/// many blocks speculate as in that.
+std::vector<Placing> compare_placings(Computation computation,
                                       const MemorySettings& memory,
                                       const IoSettings& io,
                                       const Blueprint* chosen);

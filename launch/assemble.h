@@ -40,6 +40,8 @@ struct Computation {
   std::optional<WeightFormat> weights;  // absent: f32, or bf16 beside an f32 master
   Order order = Order::micro_batch_major;
   UpdateMode update = UpdateMode::after_norm;
+  /// UpdateMode::hybrid: how many blocks speculate. Absent: none yet, as many as there is room for.
+  std::optional<int> speculated;
   Summation summation = Summation::run;
   bool sharded_update = true;      // ZeRO-1: each rank keeps state of its shards alone
   std::int64_t steps = 1;          // of the run: who takes turns in it is planned

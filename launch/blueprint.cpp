@@ -46,6 +46,7 @@ Blueprint::Impl::Impl(const Computation& c)
   make_runners();
   make_updater();
   require_offloadable();
+  require_gradients_that_last();
   plan_periods();
 }
 
@@ -63,6 +64,20 @@ void Blueprint::Impl::require_offloadable() const {
                                         " needs the blocks that take "
                                         "turns"
                                   : std::string("train.balance_every needs the factors")));
+  }
+}
+
+/// Updates that are put off need them in the next step, where other blocks may train.
+void Blueprint::Impl::require_gradients_that_last() const {
+  const UpdateMode mode = computation.update;
+  const bool puts_off = mode == UpdateMode::lazy_forward || mode == UpdateMode::hybrid;
+  if (puts_off && updater->period_steps() > 0) {
+    throw Error(
+        Errc::config,
+        fmt::format("numerics.update: {} keeps gradients from step to step, and in optim.{} "
+                    "blocks take turns; set --numerics.update=after_norm or speculative",
+                    mode == UpdateMode::hybrid ? "hybrid" : "lazy_forward",
+                    computation.method));
   }
 }
 
@@ -180,16 +195,17 @@ void Blueprint::Impl::make_updater() {
 
 /// Of all ranks at once, so that what they owe one another is checked; ours is kept.
 void Blueprint::Impl::make_programs() {
-  StepShape shape{.blocks = static_cast<int>(blocks.size()),
-                  .micro_batches = static_cast<int>(computation.G),
-                  .world = computation.place.world,
-                  .summation = computation.summation,
-                  .borrows = train->borrows(),
-                  .stat_phases = updater->stat_phases(),
-                  .recomputed = recomputed_blocks(computation.recompute),
-                  .frozen = updater->frozen(),
-                  .in_turn = updater->in_turn(),
-                  .lazy = lazy()};
+  StepShape shape = with_updates({.blocks = static_cast<int>(blocks.size()),
+                                  .micro_batches = static_cast<int>(computation.G),
+                                  .world = computation.place.world,
+                                  .summation = computation.summation,
+                                  .borrows = train->borrows(),
+                                  .stat_phases = updater->stat_phases(),
+                                  .recomputed = recomputed_blocks(computation.recompute),
+                                  .frozen = updater->frozen(),
+                                  .in_turn = updater->in_turn()},
+                                 computation.update,
+                                 computation.speculated.value_or(0));
   const auto make = [&](const std::function<Program(const StepShape&)>& program) {
     std::vector<Program> all;
     for (shape.rank = 0; shape.rank < shape.world; ++shape.rank) {

@@ -27,12 +27,14 @@ struct Blueprint::Impl {
   void make_runners();
   void make_updater();
   void require_offloadable() const;
+  void require_gradients_that_last() const;
   void make_programs();
   void plan_periods();
   void enter(std::int64_t step_number);
   void freeze();
   PackSizes sizes() const;
-  bool lazy() const { return computation.update == UpdateMode::lazy_forward; }
+  /// Whether steps of the period entered put updates off.
+  bool lazy() const { return step.lazy; }
   bool sharded() const { return computation.sharded_update && computation.place.world > 1; }
 };
 

@@ -95,6 +95,7 @@ struct RunConfig {
   TrainSettings train;
   OptimSettings optim;
   UpdateMode update = UpdateMode::after_norm;
+  std::optional<std::int64_t> speculated;  // blocks, UpdateMode::hybrid; absent: what has room
   MemorySettings memory;
   CheckpointSettings checkpoint;
   std::string run_dir;

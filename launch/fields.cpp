@@ -179,13 +179,16 @@ std::vector<Field> method_fields() {
       {"numerics.grad_dtype", choice, "f32", Effect::bits, "of gradients between ranks",
        only_choice, {"f32"}},
       {"numerics.update", choice, "after_norm", Effect::none,
-       "updates after the norm is known; speculative: before, and taken back if it clips; immediate: block by block for good, which frees each gradient at once; lazy_forward: block by block within the next step's forward",
+       "updates after the norm is known; speculative: before, and taken back if it clips; immediate: block by block for good, which frees each gradient at once; lazy_forward: block by block within the next step's forward; hybrid: speculative of numerics.speculated blocks, lazy_forward of the others",
        [](C& c, V v) {
          c.update =
              v.pick({UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::immediate,
-                     UpdateMode::lazy_forward});
+                     UpdateMode::lazy_forward, UpdateMode::hybrid});
        },
-       {"after_norm", "speculative", "immediate", "lazy_forward"}},
+       {"after_norm", "speculative", "immediate", "lazy_forward", "hybrid"}},
+      {"numerics.speculated", integer, "auto", Effect::none,
+       "hybrid updates: how many blocks, the last of the model, speculate; auto: as many as there is room for beside the rest",
+       [](C& c, V v) { c.speculated = v.maybe_integer(); }, {"auto"}, 0},
   };
 }
 

@@ -174,6 +174,28 @@ void require_update_mode(const RunConfig& config) {
   }
 }
 
+/// Of blocks: embedding, decoder blocks, head. Absent: as many as there is room for.
+std::optional<int> speculated_blocks(const RunConfig& config, const models::ModelConfig& model) {
+  if (!config.speculated) {
+    return std::nullopt;
+  }
+  if (config.update != UpdateMode::hybrid) {
+    throw Error(Errc::config,
+                fmt::format("numerics.speculated: {} says how many blocks speculate in hybrid "
+                            "updates alone; set --numerics.update=hybrid, or leave it at auto",
+                            *config.speculated));
+  }
+  const std::int64_t blocks = model.L + 2;
+  if (*config.speculated > blocks) {
+    throw Error(Errc::config,
+                fmt::format("numerics.speculated: the model has {} blocks that can speculate, got "
+                            "{}; set at most that many, or auto",
+                            blocks,
+                            *config.speculated));
+  }
+  return static_cast<int>(*config.speculated);
+}
+
 /// Every rank takes part, if with windows of no targets.
 std::int64_t evaluation_micro_batches(const JobData& data, const RunConfig& config, int world) {
   if (!data.valid) {
@@ -247,6 +269,7 @@ Computation computation_of(const Settings& settings,
   c.order = config.train.order.value_or(default_order(c.summation));
   c.sharded_update = config.sharded_update;
   c.update = config.update;
+  c.speculated = speculated_blocks(config, model);
   c.steps = config.train.steps;
   c.seed = config.train.seed;
   c.balance_every = model.factor_rank > 0 ? config.train.balance_every : 0;

@@ -117,6 +117,9 @@ void print_text(const Job& job,
   } else if (wishes.explain) {
     print_explanation(recompute_options(job, planned), planned);
   }
+  if (wishes.explain && !planned.speculated_why.empty()) {
+    std::printf("speculation: %s\n", planned.speculated_why.c_str());
+  }
   if (wishes.explain) {
     print_placements(placement_options(planned));
   }

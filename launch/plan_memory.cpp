@@ -12,6 +12,7 @@
 #include "launch/offloading.h"
 #include "launch/placing_menu.h"
 #include "launch/placings.h"
+#include "launch/speculation.h"
 
 namespace strata::launch {
 namespace {
@@ -172,9 +173,7 @@ std::int64_t device_budget(const MemorySettings& memory, const Planned& resident
   return memory.device == Device::minimum ? offload::kLeast : resident.budgets.at(kDevice);
 }
 
-}  // namespace
-
-Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io) {
+Planned plan_places(Computation computation, const MemorySettings& memory, const IoSettings& io) {
   const bool named = !memory.placement.empty(), minimum = memory.device == Device::minimum;
   Planned resident = plan_activations(computation, memory);
   const auto offloading =
@@ -216,13 +215,22 @@ Planned plan_memory(Computation computation, const MemorySettings& memory, const
                           fit,
                           tries.all().size());
   offload::Budgets budgets = settled(offloading->budgets, best->plan());
-  return {std::move(best), std::move(budgets), std::move(why)};
+  return {std::move(best), std::move(budgets), std::move(why), {}};
 }
 
-std::vector<Placing> compare_placings(const Computation& computation,
+}  // namespace
+
+Planned plan_memory(Computation computation, const MemorySettings& memory, const IoSettings& io) {
+  return with_speculation(plan_places(std::move(computation), memory, io));
+}
+
+std::vector<Placing> compare_placings(Computation computation,
                                       const MemorySettings& memory,
                                       const IoSettings& io,
                                       const Blueprint* chosen) {
+  if (chosen != nullptr) {
+    computation.speculated = chosen->computation().speculated;
+  }
   const Planned resident = plan_activations(computation, memory);
   const std::int64_t device = device_budget(memory, resident);
   auto offloading = offloading_of(memory, io, device, computation.place);
@@ -235,7 +243,7 @@ std::vector<Placing> compare_placings(const Computation& computation,
   if (std::ranges::find(menu, offloading->tiers) == menu.end()) {
     menu.push_back(offloading->tiers);
   }
-  Tries tries(computation, memory, *offloading);
+  Tries tries(std::move(computation), memory, *offloading);
   tries.add(menu);
   std::vector<Placing> all = tries.take_all();
   if (chosen != nullptr) {

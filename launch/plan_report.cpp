@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/forecast.h"
+#include "launch/speculation.h"
 
 namespace strata::launch {
 namespace {
@@ -201,6 +202,9 @@ void print_plan(const Planned& planned) {
   std::printf("recompute: %s\n",
               offload::to_string(planned.blueprint->computation().recompute).c_str());
   std::printf("%s\n", optimizer_line(*planned.blueprint).c_str());
+  if (const auto line = speculation_line(*planned.blueprint)) {
+    std::printf("%s\n", line->c_str());
+  }
   print_forecast(forecast(*planned.blueprint));
   for (const auto& [tier, plan] : tiers) {
     print_tier(tier, plan);
@@ -217,6 +221,7 @@ std::vector<RecomputeOption> recompute_options(const Job& job, const Planned& pl
                            offload::Recompute::projections,
                            offload::Recompute::block}) {
     Computation c = job.computation;
+    c.speculated = planned.blueprint->computation().speculated;
     c.recompute.assign(static_cast<std::size_t>(c.model.L), every);
     options.push_back(option_of(Blueprint(c), budget));
   }
@@ -260,6 +265,7 @@ nlohmann::json plan_json(const Job& job,
           {"peak_bytes", peak},
           {"recompute", recompute_json(options, planned)},
           {"optimizer", optimizer_json(*planned.blueprint)},
+          {"speculation", speculation_json(planned)},
           {"parameters", models::parameter_count(job.computation.model)},
           {"micro_batch", job.computation.B},
           {"micro_batches", job.computation.G}};

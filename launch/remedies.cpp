@@ -45,7 +45,10 @@ Settings changed(const Job& job, const Change& change) {
 /// Tries changes in the order in which they are offered and keeps what fits.
 class Search {
  public:
-  explicit Search(const Job& job) : job_(job), memory_(job.settings.config().memory) {}
+  explicit Search(const Job& job)
+      : job_(job),
+        memory_(job.settings.config().memory),
+        says_how_many_(job.settings.config().speculated) {}
 
   bool enough() const { return found_.size() == kMostRemedies; }
   std::vector<Remedy> take() { return std::move(found_); }
@@ -75,6 +78,9 @@ class Search {
     offer({{"train.order", layers_outside ? "micro-batch-major" : "layer-major"}}, "same bits");
     if (job_.computation.update == UpdateMode::speculative) {
       offer({{"numerics.update", "after_norm"}}, "same bits");
+    }
+    if (says_how_many_) {
+      offer({{"numerics.speculated", "auto"}}, "same bits");
     }
     if (!memory_.placement.empty()) {
       free_placement_fits_ = offer({{"memory.placement", "auto"}}, [](const Planned& p) {
@@ -140,13 +146,17 @@ class Search {
     }
     if (c.update != UpdateMode::immediate) {
       Change change{{"numerics.update", "immediate"}};
+      if (says_how_many_) {
+        change.emplace_back("numerics.speculated", "auto");
+      }
+      const std::size_t as_they_are = change.size();
       const OptimSettings& optim = job_.settings.config().optim;
       if (optim.clip > 0 && optim.clip_scope == ClipScope::global) {
         change.push_back({"optim.clip_scope", "pack"});
       }
       offer(change,
-            change.size() > 1 ? "changes bits where a gradient is clipped"
-                              : "same bits while all numbers are finite");
+            change.size() > as_they_are ? "changes bits where a gradient is clipped"
+                                        : "same bits while all numbers are finite");
     }
     if (c.method == "adamw") {
       offer({{"optim.method", "adamw8bit"}}, "changes bits");
@@ -244,7 +254,8 @@ class Search {
 
   const Job& job_;
   const MemorySettings& memory_;
-  Change together_;  // part of all that is offered
+  const bool says_how_many_;  // blocks speculate
+  Change together_;           // part of all that is offered
   bool free_placement_fits_ = false;
   std::vector<Remedy> found_;
 };

@@ -17,9 +17,9 @@
 #include "launch/plan_report.h"
 #include "launch/provenance.h"
 #include "launch/ranks.h"
-#include "launch/remedies.h"
 #include "launch/report.h"
 #include "launch/signals.h"
+#include "launch/speculation.h"
 #include "launch/trace.h"
 #include "parallel/replicas.h"
 
@@ -74,8 +74,7 @@ class Trainer {
 
  private:
   Engine make_engine() const {
-    Planned planned = plan_job(job_);
-    require_fit(job_, planned);
+    Planned planned = plan_together(job_, ranks_);
     return Engine(std::move(planned.blueprint), planned.budgets, ranks_);
   }
   bool first() const { return ranks_.rank() == 0; }

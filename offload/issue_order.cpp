@@ -5,11 +5,11 @@
 
 namespace strata::offload {
 
-std::vector<bool> running(const Program& program, Outcome outcome) {
+std::vector<bool> running(const Program& program, Outcomes outcomes) {
   std::vector<bool> all;
-  bool decided = program.lazy;
+  bool decided = false;
   for (const Instruction& i : program.step) {
-    all.push_back(!decided || runs(i.when, outcome));
+    all.push_back(runs(program, i, decided, outcomes));
     decided = decided || i.op == Op::decide;
   }
   return all;

@@ -24,8 +24,8 @@ class Waits {
   std::vector<std::size_t> ends_;
 };
 
-/// Which instructions run under an outcome.
-std::vector<bool> running(const Program& program, Outcome outcome);
+/// Which instructions run as decisions come out.
+std::vector<bool> running(const Program& program, Outcomes outcomes);
 /// Of a machine whose host cores are the device: everything in the order of the program.
 Waits in_order(const Program& program, const std::vector<bool>& runs);
 /// Of one whose host cores work beside the device.

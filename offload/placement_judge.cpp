@@ -13,7 +13,7 @@ namespace {
 
 std::set<PackKey> packs_of(const Program& program) {
   std::set<PackKey> packs(program.residents.begin(), program.residents.end());
-  bool decided = program.lazy;
+  bool decided = false;
   for (const Instruction& i : program.step) {
     const Effects e = effects(program, i, decided);
     const auto needs = e.needs();

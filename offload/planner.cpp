@@ -64,8 +64,8 @@ class Timeline {
       lasting_.insert({key});
     }
     lasting_.insert(program.homes.begin(), program.homes.end());
-    for (const Outcome outcome : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
-      for (const Holding& h : holdings(program, outcome)) {
+    for (const Outcomes outcomes : possible_outcomes({&program, 1})) {
+      for (const Holding& h : holdings(program, outcomes)) {
         note({h.replica, h.by < 0 ? -1 : index, h.by}, {now_ + h.begin, now_ + h.end});
       }
     }

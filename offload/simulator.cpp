@@ -89,11 +89,11 @@ namespace {
 /// Work of each instruction, and when it is done.
 class Clockwork {
  public:
-  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing, Outcome outcome)
+  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing, Outcomes outcomes)
       : program_(program),
         sizes_(sizes),
         timing_(timing),
-        runs_(running(program, outcome)),
+        runs_(running(program, outcomes)),
         waits_(timing.host_cores == HostCores::are_device ? in_order(program, runs_)
                                                           : beside_device(program, runs_)),
         seconds_(program.step.size(), 0.0),
@@ -314,8 +314,8 @@ Simulation Clockwork::run() {
 Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,
-                    Outcome outcome) {
-  return Clockwork(program, sizes, timing, outcome).run();
+                    Outcomes outcomes) {
+  return Clockwork(program, sizes, timing, outcomes).run();
 }
 
 }  // namespace strata::offload

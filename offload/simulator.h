@@ -60,7 +60,7 @@ struct Cause {
   PackClass cls = {};
   friend auto operator<=>(const Cause&, const Cause&) = default;
 };
-/// A step on virtual time, under one outcome.
+/// A step on virtual time, as decisions come out.
 struct Simulation {
   std::vector<Moment> at;      // by instruction; what does not run takes no time
   std::vector<double> stalls;  // by instruction: how long transfers were waited for before it
@@ -90,6 +90,6 @@ struct Simulation {
 Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,
-                    Outcome outcome = Outcome::clip_is_one);
+                    Outcomes outcomes = Outcome::clip_is_one);
 
 }  // namespace strata::offload

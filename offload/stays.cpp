@@ -70,7 +70,7 @@ StayTable::StayTable(const Program& program, const Placement& placement)
     }
   }
   std::ranges::sort(framed_.homes);
-  bool decided = framed_.lazy;
+  bool decided = false;
   for (std::size_t k = 0; k < framed_.step.size(); ++k) {
     add_uses(static_cast<int>(k), effects(framed_, framed_.step[k], decided));
     decided = decided || framed_.step[k].op == Op::decide;

@@ -62,8 +62,8 @@ void TransferList::hold_still() {
     rooms_.hold(home.tier, 0, count_, size(home.key));
   }
   std::map<Replica, std::vector<Interval>> still;  // what no transfer touches, over all outcomes
-  for (const Outcome outcome : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
-    for (const Holding& h : holdings(placed, outcome)) {
+  for (const Outcomes outcomes : possible_outcomes({&placed, 1})) {
+    for (const Holding& h : holdings(placed, outcomes)) {
       const PackKey key = h.replica.key;
       const bool counted = std::ranges::binary_search(placed.homes, h.replica);
       const bool at_home = lasts(key) && !placement_.homes.contains(key);

@@ -56,6 +56,8 @@ TEST_F(OffloadedRuns, EndWithTheBytesOfAResidentRun) {
                   "--memory.placement=weights=far,state=nvme,grads=pinned,activations=host,"
                   "update=pinned"};
   expect_identical(resident, train("five", settings(all)));
+  expect_identical(resident,
+                   train("hybrid", settings(with(kInNvme, {"--numerics.update=hybrid"}))));
   expect_identical(
       resident,
       train("threads", settings(with(kInNvme, {"--io.engine=threads", "--io.verify=all"}))));
@@ -63,8 +65,11 @@ TEST_F(OffloadedRuns, EndWithTheBytesOfAResidentRun) {
 }
 
 TEST_F(OffloadedRuns, A17GoOnAfterAKill) {
-  for (const char* mode : {"after_norm", "speculative", "lazy_forward"}) {
-    const Words words = settings(with(kInNvme, {std::string("--numerics.update=") + mode}));
+  for (const char* mode : {"after_norm", "speculative", "lazy_forward", "hybrid"}) {
+    Words words = settings(with(kInNvme, {std::string("--numerics.update=") + mode}));
+    if (mode == std::string_view("hybrid")) {
+      words.emplace_back("--numerics.speculated=2");
+    }
     const auto whole = train(std::string("whole-") + mode, words);
     const std::string name = std::string("killed-") + mode;
     const CommandEnd end = run_command(runs_.train(name, words),
@@ -95,6 +100,15 @@ TEST_F(OffloadedRuns, RefuseWhatCannotBe) {
   refused({"--memory.far=1GiB", "--memory.placement=update=far"}, 2, {"update=far", "pinned"});
   refused({"--memory.host=1GiB", "--memory.placement=state=pinned"}, 2, {"memory.pinned"});
   refused({"--memory.far=1MiB", "--memory.far_node=77"}, 2, {"memory.far_node", "77", "0 with"});
+  refused({"--numerics.speculated=2"}, 2, {"numerics.speculated", "numerics.update=hybrid"});
+  refused({"--model.L=3", "--numerics.update=hybrid", "--numerics.speculated=6"},
+          2,
+          {"numerics.speculated", "5 blocks", "got 6"});
+  for (const char* mode : {"lazy_forward", "hybrid"}) {
+    refused({std::string("--numerics.update=") + mode, "--optim.method=badam"},
+            2,
+            {"numerics.update", mode, "badam", "turns", "after_norm"});
+  }
   refused({"--memory.host=1GiB", "--memory.device=minimum", "--optim.method=badam"},
           2,
           {"badam", "turns"});

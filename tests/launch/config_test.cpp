@@ -83,7 +83,7 @@ trace.steps = "3:8"
 io.engine = "threads"
 memory.device = "1.5GiB"
 checkpoint = { every = 7, keep_last = 8 }
-numerics.update = "speculative"
+numerics = { update = "hybrid", speculated = 2 }
 [train]
 steps = 9
 seq_len = 128
@@ -131,7 +131,8 @@ codec.name = "bf16"
   EXPECT_EQ(c.memory.device_bytes, std::int64_t{3} << 29);
   EXPECT_EQ(c.checkpoint.every, 7);
   EXPECT_EQ(c.checkpoint.keep_last, 8);
-  EXPECT_EQ(c.update, UpdateMode::speculative);
+  EXPECT_EQ(c.update, UpdateMode::hybrid);
+  EXPECT_EQ(c.speculated, 2);
   EXPECT_EQ(c.train.steps, 9);
   EXPECT_EQ(c.train.seq_len, 128);
   EXPECT_EQ(c.train.batch_tokens, 524288);
@@ -476,6 +477,7 @@ TEST_F(ConfigTest, TheHashSeesExactlyWhatMayChangeBits) {
                                                 "train.eval_every",
                                                 "train.eval_tokens",
                                                 "numerics.update",
+                                                "numerics.speculated",
                                                 "numerics.checksum_every",
                                                 "parallel.zero",
                                                 "parallel.timeout",

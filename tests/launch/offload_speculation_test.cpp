@@ -80,16 +80,14 @@ class Training {
   StepScalars scalars_;
 };
 
-const std::vector<UpdateMode> kExact{
-    UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::lazy_forward};
+const std::vector<Update> kExact = exact_updates(3);
 
 class Speculation : public testing::Test {
  protected:
   /// In the device alone, updated after the norm.
   static Computation reference() { return computation(); }
-  Computation offloaded(UpdateMode mode, const std::string& tiers = kAllInNvme) {
-    Computation c = computation();
-    c.update = mode;
+  Computation offloaded(const Update& update, const std::string& tiers = kAllInNvme) {
+    Computation c = update.of(computation());
     c.offloading = std::make_shared<const Offloading>(offloading(tiers, dir_.path()));
     return c;
   }
@@ -98,9 +96,9 @@ class Speculation : public testing::Test {
     Training resident(reference());
     train(resident);
     const std::uint64_t hash = resident.engine().replica_hash();
-    for (const UpdateMode mode : kExact) {
-      SCOPED_TRACE("mode " + std::to_string(static_cast<int>(mode)));
-      Training other(offloaded(mode));
+    for (const Update& update : kExact) {
+      SCOPED_TRACE(update.name());
+      Training other(offloaded(update));
       train(other);
       EXPECT_EQ(other.engine().replica_hash(), hash);
     }
@@ -118,10 +116,21 @@ bool is_clipped(int step, int k) {
 }
 
 TEST_F(Speculation, A16ClippedStepsAreDoneAgain) {
-  for (const int k : {0, 1, 5, 20}) {
-    SCOPED_TRACE(k);
-    Training exact(reference()), guessed(offloaded(UpdateMode::speculative));
-    const std::int64_t blocks = guessed.engine().blueprint().step_program().blocks;
+  struct Kind {
+    Update update;
+    std::int64_t blocks;  // that speculate
+    int clipped;
+  };
+  const Update speculative{UpdateMode::speculative};
+  const Kind kinds[] = {{speculative, 3, 0},
+                        {speculative, 3, 1},
+                        {speculative, 3, 5},
+                        {speculative, 3, 20},
+                        {{UpdateMode::hybrid, 1}, 1, 5},
+                        {{UpdateMode::hybrid, 2}, 2, 5}};
+  for (const auto& [update, blocks, k] : kinds) {
+    SCOPED_TRACE(update.name() + ", clipped " + std::to_string(k));
+    Training exact(reference()), guessed(offloaded(update));
     std::int64_t discards = 0;
     for (int t = 1; t <= 20; ++t) {
       const double clip = is_clipped(t, k) ? kClips : kLeaves;
@@ -137,10 +146,10 @@ TEST_F(Speculation, A16ClippedStepsAreDoneAgain) {
 }
 
 TEST_F(Speculation, A16AnOverflowLeavesEveryByte) {
-  for (const UpdateMode mode : kExact) {
+  for (const Update& update : kExact) {
     for (const char* tiers : {kAllInNvme, "state=host,grads=host,update=host"}) {
-      SCOPED_TRACE(std::string(tiers) + ", mode " + std::to_string(static_cast<int>(mode)));
-      Training training(offloaded(mode, tiers));
+      SCOPED_TRACE(std::string(tiers) + ", " + update.name());
+      Training training(offloaded(update, tiers));
       training.step();
       const std::vector<std::byte> before = copy_of(training.engine());
       EXPECT_EQ(training.overflow(), Outcome::skip);
@@ -178,7 +187,7 @@ TEST_F(Speculation, A2NoThreadCountOrInstructionSetChangesABit) {
   const std::uint64_t hash = run(reference());
   for (const int count : {1, 2, 7}) {
     set_thread_count(count);
-    EXPECT_EQ(run(offloaded(UpdateMode::speculative)), hash) << count << " threads";
+    EXPECT_EQ(run(offloaded({UpdateMode::speculative})), hash) << count << " threads";
   }
   set_thread_count(threads);
   for (const cpu::IsaLevel level : {cpu::IsaLevel::base, cpu::IsaLevel::avx2}) {
@@ -186,16 +195,16 @@ TEST_F(Speculation, A2NoThreadCountOrInstructionSetChangesABit) {
       continue;
     }
     cpu::force_isa_level(level);
-    EXPECT_EQ(run(offloaded(UpdateMode::speculative)), run(reference())) << to_string(level);
+    EXPECT_EQ(run(offloaded({UpdateMode::speculative})), run(reference())) << to_string(level);
   }
   cpu::force_isa_level(best);
 }
 
 TEST_F(Speculation, A14EvaluationsBetweenStepsChangeNothing) {
-  for (const UpdateMode mode : kExact) {
-    SCOPED_TRACE("mode " + std::to_string(static_cast<int>(mode)));
-    Training straight(offloaded(mode));
-    Computation other = offloaded(mode);
+  for (const Update& update : kExact) {
+    SCOPED_TRACE(update.name());
+    Training straight(offloaded(update));
+    Computation other = offloaded(update);
     tests::TempDir elsewhere;
     other.offloading = std::make_shared<const Offloading>(offloading(kAllInNvme, elsewhere.path()));
     Training alternating(other);

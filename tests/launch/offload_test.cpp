@@ -20,12 +20,12 @@
 namespace strata::launch {
 namespace {
 
-constexpr int kSteps = 5;
+constexpr int kSteps = 5, kBlocks = 5;
 
 Computation computation(const std::string& preset) {
   Computation c;
   c.model = models::preset(preset);
-  c.model.L = 3;
+  c.model.L = kBlocks - 2;
   c.model.dropout = 0.1f;
   c.B = 1;
   c.T = 16;
@@ -93,15 +93,14 @@ const std::vector<std::string>& placements() {
 
 class Offload : public testing::TestWithParam<std::string> {
  protected:
-  void expect_same_bits(const Computation& resident, const std::vector<UpdateMode>& modes) {
+  void expect_same_bits(const Computation& resident, const std::vector<Update>& updates) {
     const End reference = train(resident);
     EXPECT_GT(reference.clipped, 0);
     EXPECT_LT(reference.clipped, kSteps);
-    for (const UpdateMode mode : modes) {
+    for (const Update& update : updates) {
       for (const std::string& tiers : placements()) {
-        SCOPED_TRACE(tiers + ", mode " + std::to_string(static_cast<int>(mode)));
-        Computation c = resident;
-        c.update = mode;
+        SCOPED_TRACE(tiers + ", " + update.name());
+        Computation c = update.of(resident);
         c.offloading = std::make_shared<const Offloading>(offloading(tiers, dir_.path()));
         const End end = train(c);
         EXPECT_EQ(end.hash, reference.hash);
@@ -113,11 +112,29 @@ class Offload : public testing::TestWithParam<std::string> {
   tests::TempDir dir_;
 };
 
-const std::vector<UpdateMode> kExact{
-    UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::lazy_forward};
-
 TEST_P(Offload, A2NoPlacementChangesABit) {
-  expect_same_bits(computation(GetParam()), {UpdateMode::after_norm});
+  expect_same_bits(computation(GetParam()), {{UpdateMode::after_norm}});
+}
+
+/// Blocks that speculate beside blocks that wait, in both orders.
+TEST_P(Offload, A2NoNumberOfSpeculatingBlocksChangesABit) {
+  Computation c = computation(GetParam());
+  const End reference = train(c);
+  for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
+    c.order = order;
+    for (int speculated = 0; speculated <= kBlocks; ++speculated) {
+      SCOPED_TRACE(speculated);
+      Computation hybrid = Update{UpdateMode::hybrid, speculated}.of(c);
+      const End resident = train(hybrid);
+      EXPECT_EQ(resident.hash, reference.hash);
+      EXPECT_EQ(resident.evaluated, reference.evaluated);
+      const std::string& tiers = placements()[static_cast<std::size_t>(speculated) % 6];
+      hybrid.offloading = std::make_shared<const Offloading>(offloading(tiers, dir_.path()));
+      const End offloaded = train(hybrid);
+      EXPECT_EQ(offloaded.hash, reference.hash) << tiers;
+      EXPECT_EQ(offloaded.evaluated, reference.evaluated) << tiers;
+    }
+  }
 }
 
 TEST_P(Offload, A2NoPlacementOrModeOrScheduleChangesABitSlow) {
@@ -130,7 +147,7 @@ TEST_P(Offload, A2NoPlacementOrModeOrScheduleChangesABitSlow) {
       Computation c = computation(GetParam());
       c.order = order;
       c.recompute.assign(3, recompute);
-      expect_same_bits(c, kExact);
+      expect_same_bits(c, exact_updates(kBlocks));
     }
   }
 }

@@ -1,7 +1,9 @@
 #pragma once
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "launch/assemble.h"
 
@@ -35,6 +37,33 @@ inline Offloading offloading(const std::string& tiers, const std::filesystem::pa
 
 inline constexpr const char* kAllInNvme =
     "weights=nvme,state=nvme,grads=nvme,activations=nvme,update=host";
+
+/// A mode, and how many blocks speculate where that is said.
+struct Update {
+  UpdateMode mode = UpdateMode::after_norm;
+  std::optional<int> speculated = {};
+  std::string name() const {
+    return "mode " + std::to_string(static_cast<int>(mode)) +
+           (speculated ? ", " + std::to_string(*speculated) + " speculate" : "");
+  }
+  Computation of(Computation c) const {
+    c.update = mode;
+    c.speculated = speculated;
+    return c;
+  }
+};
+
+/// Those of one set of bits, for a model of so many blocks.
+inline std::vector<Update> exact_updates(int blocks) {
+  std::vector<Update> all{
+      {UpdateMode::after_norm}, {UpdateMode::speculative}, {UpdateMode::lazy_forward}};
+  for (int speculated = 1; speculated < blocks; ++speculated) {
+    if (speculated <= 2 || speculated == blocks - 1) {
+      all.push_back({UpdateMode::hybrid, speculated});
+    }
+  }
+  return all;
+}
 
 /// What a plan reserves, and nothing more.
 inline offload::Budgets just_enough(const Blueprint& blueprint) {

@@ -180,10 +180,12 @@ TEST(OffloadedSteadyState, A15AStepTakesNothingFromTheSystem) {
     GTEST_SKIP() << "a sanitizer has malloc to itself: build with STRATA_SANITIZE empty";
   }
   const tests::TempDir dir;
-  for (const UpdateMode mode :
-       {UpdateMode::after_norm, UpdateMode::speculative, UpdateMode::lazy_forward}) {
-    Computation c = computation_of("tiny-llama", Order::layer_major, DType::f32);
-    c.update = mode;
+  for (const Update& update : {Update{UpdateMode::after_norm},
+                               {UpdateMode::speculative},
+                               {UpdateMode::lazy_forward},
+                               {UpdateMode::hybrid, 2}}) {
+    SCOPED_TRACE(update.name());
+    Computation c = update.of(computation_of("tiny-llama", Order::layer_major, DType::f32));
     c.offloading = std::make_shared<const Offloading>(offloading(kAllInNvme, dir.path()));
     Training training(c);
     for (int i = 0; i < kWarmUp; ++i) {

@@ -85,8 +85,9 @@ inline Drawn draw(std::uint64_t seed) {
   d.mode = std::vector{UpdateMode::after_norm,
                        UpdateMode::speculative,
                        UpdateMode::immediate,
-                       UpdateMode::lazy_forward}[seed % 4];
-  d.shape.lazy = d.mode == UpdateMode::lazy_forward;
+                       UpdateMode::lazy_forward,
+                       UpdateMode::hybrid}[seed % 5];
+  d.shape = with_updates(d.shape, d.mode, dice.below(d.shape.blocks + 1));
   draw_packs(d, dice);
   return d;
 }

@@ -25,8 +25,7 @@ class StampedMachine final : public BlockRunner, public Collectives, public Upda
   /// Before each run of a program, whose instructions it watches.
   void run(Executor& executor, StepScalars& scalars) {
     program_ = &executor.program();
-    decided_ = program_->lazy;
-    decision_ = scalars.before.outcome;
+    decided_ = false;
     executor.on_instruction([this](int index) { commit(index); });
     executor.run(scalars);
     if (program_->kind == ProgramKind::train || program_->kind == ProgramKind::flush) {
@@ -51,7 +50,7 @@ class StampedMachine final : public BlockRunner, public Collectives, public Upda
   void decide_block(int, StepScalars& scalars) override { decide(scalars); }
   void fold_stats(StepScalars&) override {}
   void decide(StepScalars& scalars) override {
-    scalars.outcome = decision_ = outcome;
+    scalars.outcome = outcome;
     decided_ = true;
   }
 
@@ -106,7 +105,7 @@ class StampedMachine final : public BlockRunner, public Collectives, public Upda
   /// The store alone is told of it.
   void commit(int index) {
     const Instruction& i = program_->step[static_cast<std::size_t>(index)];
-    if (i.op != Op::commit || !runs(i.when, decision_)) {
+    if (i.op != Op::commit || !decided_ || !runs(i.when, outcome)) {
       return;
     }
     for (const PackKey key : effects(*program_, i, decided_).ends) {
@@ -121,7 +120,6 @@ class StampedMachine final : public BlockRunner, public Collectives, public Upda
 
   const Program* program_ = nullptr;
   bool decided_ = false;
-  Outcome decision_ = Outcome::skip;
   std::map<PackKey, std::uint64_t> latest_;
   std::uint64_t stamps_ = 0;
 };

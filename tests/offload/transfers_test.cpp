@@ -129,20 +129,25 @@ std::int64_t least_budget(const Program& program, const Placement& placement, Ti
   return low;
 }
 
+/// Modes, and how many blocks speculate where some do.
+constexpr std::pair<UpdateMode, int> kUpdates[] = {{UpdateMode::after_norm, 0},
+                                                   {UpdateMode::speculative, 0},
+                                                   {UpdateMode::immediate, 0},
+                                                   {UpdateMode::lazy_forward, 0},
+                                                   {UpdateMode::hybrid, 1},
+                                                   {UpdateMode::hybrid, 2},
+                                                   {UpdateMode::hybrid, kBlocks - 1}};
+
 /// At every budget from the least on: what was written is a legal program, within the budgets at
 /// every point and under every outcome, and takes no less than its busiest resource.
 TEST(Transfers, A1ProgramsAreLegalAndWithinEveryBudget) {
   for (const Order order : {Order::micro_batch_major, Order::layer_major}) {
-    for (const UpdateMode mode : {UpdateMode::after_norm,
-                                  UpdateMode::speculative,
-                                  UpdateMode::immediate,
-                                  UpdateMode::lazy_forward}) {
-      StepShape lazy = shape();
-      lazy.lazy = mode == UpdateMode::lazy_forward;
-      const Program base = make_step(lazy, order, mode);
+    for (const auto& [mode, speculated] : kUpdates) {
+      const Program base = make_step(with_updates(shape(), mode, speculated), order, mode);
       for (const Case& c : placements()) {
         SCOPED_TRACE(c.name + (order == Order::layer_major ? ", layers" : ", micro-batches") +
-                     ", mode " + std::to_string(static_cast<int>(mode)));
+                     ", mode " + std::to_string(static_cast<int>(mode)) + ", speculated " +
+                     std::to_string(speculated));
         const std::int64_t device = least_budget(base, c.placement, kDevice);
         const std::int64_t host = least_budget(base, c.placement, kHost);
         double before = 1e300;
