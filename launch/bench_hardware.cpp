@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "core/compress/activation_codec.h"
 #include "core/error.h"
 #include "core/io/file.h"
 #include "core/parallel_for.h"
@@ -75,6 +76,17 @@ double gemm_beside(double alone, const Other& other) {
   return std::min(1.0, rate / alone);
 }
 
+/// Elements a second that are encoded and decoded, past the caches.
+double codec_rate(ActivationCodec codec) {
+  constexpr std::int64_t kElements = 16 << 20;
+  const RandomMemory values(kElements, DType::f32);
+  std::vector<std::byte> codes(static_cast<std::size_t>(coded_bytes(codec, kElements)));
+  return static_cast<double>(kElements) / best_seconds(3, [&] {
+           encode_activation(codes, values.tensor({kElements}), codec, {}, 0);
+           decode_activation(values.tensor({kElements}), codes, codec);
+         });
+}
+
 offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   offload::HardwareProfile p;
   p.machine = this_machine();
@@ -85,6 +97,9 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   constexpr std::int64_t kParams = 16 << 20;
   UpdateBench update("adamw", {}, kParams, DType::f32);
   p.update = static_cast<double>(kParams) / best_seconds(5, [&] { update.update(); });
+  p.codecs = {.fp8 = codec_rate(ActivationCodec::fp8),
+              .int8 = codec_rate(ActivationCodec::int8),
+              .int4 = codec_rate(ActivationCodec::int4)};
   const RandomMemory from(Copy::kBytes / 4, DType::f32), to(Copy::kBytes / 4, DType::f32);
   p.gemm_beside_copy = gemm_beside(p.gemm_f32, [&] {
     constexpr std::int64_t kPiece = 1 << 20;
@@ -111,6 +126,11 @@ void print_profile(const offload::HardwareProfile& p) {
       "products        %8.1f GFLOP/s f32, %.1f bf16\n", 1e-9 * p.gemm_f32, 1e-9 * p.gemm_bf16);
   std::printf("memory copy     %8.1f GB/s read plus written\n", 1e-9 * p.copy);
   std::printf("AdamW update    %8.1f million parameters a second\n", 1e-6 * p.update);
+  std::printf(
+      "codecs          %8.2f billion elements a second in and out of fp8, %.2f int8, %.2f int4\n",
+      1e-9 * p.codecs.fp8,
+      1e-9 * p.codecs.int8,
+      1e-9 * p.codecs.int4);
   std::printf("products beside a copy: %.2f of their rate alone\n", p.gemm_beside_copy);
   if (!p.paths.empty()) {
     std::printf("products beside reads and writes: %.2f of it\n", p.gemm_beside_io);

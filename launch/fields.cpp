@@ -262,7 +262,8 @@ std::span<const Field> fields() {
                        train_fields,
                        schedule_fields,
                        method_fields,
-                       machine_fields}) {
+                       machine_fields,
+                       lossy_fields}) {
       std::ranges::move(group(), std::back_inserter(all));
     }
     return all;

@@ -247,6 +247,7 @@ Computation computation_of(const Settings& settings,
   c.order = config.train.order.value_or(default_order(c.summation));
   c.sharded_update = config.sharded_update;
   c.update = config.update;
+  c.activation_codec = config.memory.activation_codec;
   c.steps = config.train.steps;
   c.seed = config.train.seed;
   c.balance_every = model.factor_rank > 0 ? config.train.balance_every : 0;

@@ -56,6 +56,7 @@ std::vector<Tiers> menu_of(const offload::Budgets& budgets) {
   return menu;
 }
 
+/// Of a lossy codec, choices by which backward reads the same: memory changes no bit.
 std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memory, int blocks) {
   if (!memory.recompute.automatic) {
     return {choice_of(memory.recompute, blocks)};
@@ -66,7 +67,10 @@ std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memor
                             Recompute::mlp,
                             Recompute::projections,
                             Recompute::block}) {
-    menu.emplace_back(static_cast<std::size_t>(blocks), r);
+    const bool keeps_all = r == Recompute::none || r == Recompute::block;
+    if (keeps_all || !is_lossy(memory.activation_codec)) {
+      menu.emplace_back(static_cast<std::size_t>(blocks), r);
+    }
   }
   return menu;
 }

@@ -179,9 +179,10 @@ void print_summary(const Job& job, const Blueprint& blueprint) {
                           bytes_text(plan.peak_bytes));
   }
   std::fprintf(stderr,
-               "memory: %s; recompute %s\n",
+               "memory: %s; recompute %s%s\n",
                memory.c_str(),
-               offload::to_string(blueprint.computation().recompute).c_str());
+               offload::to_string(blueprint.computation().recompute).c_str(),
+               codec_text(blueprint, "; ").c_str());
 }
 
 void print_plan(const Planned& planned) {
@@ -198,8 +199,9 @@ void print_plan(const Planned& planned) {
   if (const auto& offloading = planned.blueprint->computation().offloading) {
     std::printf("placement: %s\n", placement_text(*offloading).c_str());
   }
-  std::printf("recompute: %s\n",
-              offload::to_string(planned.blueprint->computation().recompute).c_str());
+  std::printf("recompute: %s%s\n",
+              offload::to_string(planned.blueprint->computation().recompute).c_str(),
+              codec_text(*planned.blueprint, "; ").c_str());
   std::printf("%s\n", optimizer_line(*planned.blueprint).c_str());
   print_forecast(forecast(*planned.blueprint));
   for (const auto& [tier, plan] : tiers) {
@@ -259,6 +261,7 @@ nlohmann::json plan_json(const Job& job,
           {"step", forecast_json(forecast(*planned.blueprint))},
           {"peak_bytes", peak},
           {"recompute", recompute_json(options, planned)},
+          {"activations", codec_json(*planned.blueprint)},
           {"optimizer", optimizer_json(*planned.blueprint)},
           {"parameters", models::parameter_count(job.computation.model)},
           {"micro_batch", job.computation.B},

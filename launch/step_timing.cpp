@@ -5,6 +5,24 @@ namespace {
 
 constexpr Tier kHost{TierKind::host, 0}, kNvme{TierKind::nvme, 0};
 
+/// Of what a forward encodes or a backward decodes, half of both.
+double codec_seconds(const BlockProgram& block, const offload::HardwareProfile::Codecs& rates) {
+  const auto seconds = [&](double rate) {
+    return 0.5 * static_cast<double>(block.coded_numel()) / rate;
+  };
+  switch (block.codec()) {
+    case ActivationCodec::exact:
+      return 0;
+    case ActivationCodec::fp8:
+      return seconds(rates.fp8);
+    case ActivationCodec::int8:
+      return seconds(rates.int8);
+    case ActivationCodec::int4:
+      return seconds(rates.int4);
+  }
+  return 0;
+}
+
 double seconds_of(const Blueprint::Impl& b,
                   const offload::HardwareProfile& rates,
                   const Instruction& i) {
@@ -21,11 +39,13 @@ double seconds_of(const Blueprint::Impl& b,
   const bool last = i.block + 1 == static_cast<int>(b.blocks.size());
   switch (i.op) {
     case Op::forward:
-      return block.forward_flops() * (last ? 3 : 1) / gemm;  // the loss runs its backward too
+      return block.forward_flops() * (last ? 3 : 1) / gemm  // the loss runs its backward too
+             + codec_seconds(block, rates.codecs);
     case Op::recompute:
-      return block.recompute_flops() / gemm;
+      return block.recompute_flops() / gemm + codec_seconds(block, rates.codecs);
     case Op::backward:
-      return (2 * block.forward_flops() + block.redo_flops()) / gemm;
+      return (2 * block.forward_flops() + block.redo_flops()) / gemm +
+             codec_seconds(block, rates.codecs);
     case Op::norm:
       return params * 4 / rates.copy;
     case Op::update:
