@@ -32,13 +32,27 @@ std::int64_t groups_in(ActivationCodec codec, std::int64_t numel) {
   return (numel + group - 1) / group;
 }
 
-/// Magnitudes are ordered as their bits are, NaN above all. Inside a simd body.
+/// Magnitudes are ordered as their bits are, NaN above all. Inside a simd body. Lanes of our own: a
+/// reduction of OpenMP's goes through MMX registers in GCC 12's base code, and leaves x87 unusable.
 inline std::int32_t greatest_bits(const float* x, std::int64_t n) {
-  std::int32_t top = 0;
-#pragma omp simd reduction(max : top)
-  for (std::int64_t i = 0; i < n; ++i) {
+  std::int32_t acc[cpu::kLanes] = {};
+  const auto take = [&](std::int64_t i, int l) {
     const std::int32_t bits = bits_of(x[i]) & 0x7fffffff;
-    top = top < bits ? bits : top;
+    acc[l] = acc[l] < bits ? bits : acc[l];
+  };
+  std::int64_t i = 0;
+  for (; i + cpu::kLanes <= n; i += cpu::kLanes) {
+#pragma omp simd
+    for (int l = 0; l < cpu::kLanes; ++l) {
+      take(i + l, l);
+    }
+  }
+  for (int l = 0; i + l < n; ++l) {
+    take(i + l, l);
+  }
+  std::int32_t top = 0;
+  for (const std::int32_t a : acc) {
+    top = top < a ? a : top;
   }
   return top;
 }
