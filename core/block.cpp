@@ -69,8 +69,9 @@ BlockProgram::BlockProgram(const Block& block,
                            DType dtype,
                            Use use,
                            Keep keep,
-                           Gradients wanted)
-    : graph_(B, T, dtype), use_(use) {
+                           Gradients wanted,
+                           ActivationCodec codec)
+    : graph_(B, T, dtype), use_(use), codec_(codec) {
   input_ = graph_.add_input({B, T, C});
   std::vector<Value> params;
   for (const ParamSpec& p : block.spec().params) {
@@ -93,6 +94,7 @@ BlockProgram::BlockProgram(const Block& block,
   output_bytes_ = ends_in_loss_ ? 0 : value_bytes(graph_.info(output_));
   values_.resize(graph_.values().size());
   choose_kept(keep);
+  choose_coded();
   // The output belongs to the next block's boundary.
   STRATA_ASSERT(ends_in_loss_ || hold_[index(output_)] == Hold::nowhere);
   choose_recomputed();
@@ -130,8 +132,12 @@ void BlockProgram::place_forward() {
       }
     } else if (hold_[index(v)] == Hold::saved) {
       place = {Region::saved, saved_bytes_};
-      saved_bytes_ += value_bytes(info);
+      saved_bytes_ += saved_bytes_of(v);
     } else {
+      if (hold_[index(v)] == Hold::coded) {
+        codes_at_[index(v)] = saved_bytes_;
+        saved_bytes_ += saved_bytes_of(v);
+      }
       Interval live;
       for (std::size_t n = 0; n < nodes.size(); ++n) {
         if (std::find(nodes[n].out.begin(), nodes[n].out.end(), v) != nodes[n].out.end()) {
@@ -161,7 +167,8 @@ void BlockProgram::place_forward() {
 }
 
 /// Times run backwards: node n acts at time N - 1 - n. A gradient lives from its first contribution
-/// to the backward of its producer; a value that is redone, from then to its last reader.
+/// to the backward of its producer; a value that is redone or decoded, from then to its last
+/// reader.
 void BlockProgram::place_backward() {
   const auto nodes = graph_.nodes();
   const auto N = static_cast<std::int64_t>(nodes.size());
@@ -205,8 +212,8 @@ void BlockProgram::place_backward() {
   }
   const std::size_t gradients = transient.size();
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
-    if (hold_[index({id})] == Hold::redone) {
-      lifetimes.push_back({value_bytes(graph_.info({id})), {redone_lifetime({id})}});
+    if (hold_[index({id})] == Hold::redone || hold_[index({id})] == Hold::coded) {
+      lifetimes.push_back({value_bytes(graph_.info({id})), {made_again_lifetime({id})}});
       transient.push_back({id});
     } else if (forward_place_[index({id})].region == Region::workspace) {
       backward_place_[index({id})] = {};
@@ -235,9 +242,9 @@ std::vector<BlockProgram::Slot> BlockProgram::slots() const {
   std::vector<Slot> slots;
   for (int id = 0; id < static_cast<int>(graph_.values().size()); ++id) {
     const ValueInfo& info = graph_.info(Value{id});
-    if (hold_[index({id})] == Hold::saved) {
+    if (hold_[index({id})] == Hold::saved || hold_[index({id})] == Hold::coded) {
       slots.push_back(
-          {info.name.empty() ? "value" + std::to_string(id) : info.name, value_bytes(info)});
+          {info.name.empty() ? "value" + std::to_string(id) : info.name, saved_bytes_of({id})});
     }
   }
   return slots;
@@ -311,8 +318,11 @@ void BlockProgram::forward(const Bytes& bytes, const RunContext& run) const {
     const auto scratch =
         bytes.workspace.subspan(static_cast<std::size_t>(forward_scratch_[n]),
                                 static_cast<std::size_t>(node.forward_scratch_bytes));
-    const SpanTimer timer(run.spans, op_span(node, "forward", run));
-    node.forward({in_, out_, scratch, run});
+    {
+      const SpanTimer timer(run.spans, op_span(node, "forward", run));
+      node.forward({in_, out_, scratch, run});
+    }
+    encode(node, bytes, run);
   }
 }
 
@@ -380,6 +390,9 @@ void BlockProgram::backward(const Bytes& bytes, const RunContext& run) const {
   STRATA_ASSERT(use_ == Use::train);
   bind_values(bytes, backward_place_);
   for (std::size_t n = graph_.nodes().size(); n-- > 0;) {
+    for (const Value coded : decode_before_[n]) {
+      decode(coded, bytes, run);
+    }
     for (const int again : redo_before_[n]) {
       redo(graph_.nodes()[static_cast<std::size_t>(again)], bytes, run);
     }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/compress/activation_codec.h"
 #include "core/graph.h"
 #include "core/offsets.h"
 #include "core/param.h"
@@ -47,7 +48,10 @@ class Block {
 };
 
 /// Static bytes of a recorded graph: where each value lives in each phase. Made once per (kind,
-/// shape).
+/// shape). With a lossy codec, what would be saved is saved in its codes where some node reads it
+/// as an operand and none takes its exponential (Node::exponents_in); statistics, which only their
+/// own node's backward reads, stay exact. Forward itself computes with exact values; backward reads
+/// the decoded ones, and a recompute writes the same codes as forward.
 class BlockProgram {
  public:
   enum class Use : std::uint8_t { train, evaluate, logits };
@@ -76,7 +80,8 @@ class BlockProgram {
                DType dtype,
                Use use,
                Keep keep,
-               Gradients wanted);
+               Gradients wanted,
+               ActivationCodec codec = ActivationCodec::exact);
   /// All gradients.
   BlockProgram(const Block& block,
                std::int64_t B,
@@ -98,6 +103,9 @@ class BlockProgram {
   double forward_flops() const { return flops_; }
   double recompute_flops() const { return recompute_flops_; }  // of a forward without output
   double redo_flops() const { return redo_flops_; }            // of one backward, Keep::products
+  ActivationCodec codec() const { return codec_; }
+  /// Elements that one forward or recompute encodes and one backward decodes.
+  std::int64_t coded_numel() const;
   /// Named activation slots kept for backward, for `plan --explain`.
   struct Slot {
     std::string name;
@@ -124,7 +132,7 @@ class BlockProgram {
     std::int64_t offset = 0;
   };
   /// Where backward finds a value.
-  enum class Hold : std::uint8_t { nowhere, saved, redone };
+  enum class Hold : std::uint8_t { nowhere, saved, coded, redone };
   void choose_gradients(std::size_t own_params, Gradients wanted);
   bool wants_gradient(Value v) const;
   /// Whether some operand of the node wants its gradient.
@@ -134,8 +142,10 @@ class BlockProgram {
   void choose_kept(Keep keep);
   std::vector<bool> may_be_redone(Keep keep) const;
   void schedule_redo(const std::vector<bool>& redoable);
+  void choose_coded();
   void choose_recomputed();
-  Interval redone_lifetime(Value v) const;
+  std::int64_t saved_bytes_of(Value v) const;
+  Interval made_again_lifetime(Value v) const;
   void place_forward();
   void place_backward();
   Tensor bind(Value v,
@@ -144,12 +154,16 @@ class BlockProgram {
               std::span<std::byte> input,
               std::span<std::byte> output) const;
   void bind_values(const Bytes& bytes, std::span<const Place> places) const;
+  std::span<std::byte> codes(Value v, const Bytes& bytes) const;
+  void encode(const Node& node, const Bytes& bytes, const RunContext& run) const;
+  void decode(Value v, const Bytes& bytes, const RunContext& run) const;
   void redo(const Node& node, const Bytes& bytes, const RunContext& run) const;
   GradSink sink(Value v, std::size_t node, const Bytes& bytes) const;
   void run_node_backward(std::size_t node, const Bytes& bytes, const RunContext& run) const;
 
   Graph graph_;
   Use use_;
+  ActivationCodec codec_;
   Value input_, output_;
   bool ends_in_loss_ = false;
   std::vector<Hold> hold_;  // by value
@@ -159,7 +173,10 @@ class BlockProgram {
   std::vector<int> first_grad_node_;  // by value: node whose backward contributes first
   std::vector<int> redo_at_;  // by node: before the backward of which one it is redone; -1: never
   std::vector<std::vector<int>> redo_before_;  // the same, by that one; in order
-  std::vector<bool> recomputed_;               // by node: whether it makes what is saved
+  std::vector<int> decode_at_;  // by value: before the backward of which node; -1: never
+  std::vector<std::vector<Value>> decode_before_;  // the same, by node
+  std::vector<std::int64_t> codes_at_;             // by value: offset in the saved pack
+  std::vector<bool> recomputed_;                   // by node: whether it makes what is saved
   std::vector<std::int64_t> forward_scratch_, backward_scratch_,
       redo_scratch_;  // workspace offsets by node
   std::int64_t saved_bytes_ = 0, workspace_bytes_ = 0, output_bytes_ = 0;

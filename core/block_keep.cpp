@@ -169,11 +169,11 @@ void BlockProgram::schedule_redo(const std::vector<bool>& redoable) {
   }
 }
 
-/// In the time of place_backward.
-Interval BlockProgram::redone_lifetime(Value v) const {
+/// Of a value that is redone or decoded, in the time of place_backward.
+Interval BlockProgram::made_again_lifetime(Value v) const {
   const auto nodes = graph_.nodes();
   const auto N = static_cast<std::int64_t>(nodes.size());
-  std::int64_t first = -1, last = N;  // node whose backward it precedes, and is read by
+  std::int64_t first = decode_at_[index(v)], last = N;  // node whose backward it precedes, reads it
   for (std::int64_t n = 0; n < N; ++n) {
     const Node& node = nodes[static_cast<std::size_t>(n)];
     const std::int64_t redone = redo_at_[static_cast<std::size_t>(n)];
@@ -199,7 +199,8 @@ void BlockProgram::choose_recomputed() {
   std::vector<bool> wanted(hold_.size(), false);
   for (std::size_t n = nodes.size(); n-- > 0;) {
     const auto is_wanted = [&](Value v) {
-      return hold_[index(v)] == Hold::saved || wanted[index(v)];
+      const Hold hold = hold_[index(v)];
+      return hold == Hold::saved || hold == Hold::coded || wanted[index(v)];
     };
     recomputed_[n] = std::any_of(nodes[n].out.begin(), nodes[n].out.end(), is_wanted);
     if (recomputed_[n]) {

@@ -77,6 +77,9 @@ struct Node {
   std::uint32_t keeps_in = 0;          // bit i: backward reads in[i] again
   std::uint32_t keeps_out = 0;         // bit i: backward reads out[i] again
   std::uint32_t keeps_for_params = 0;  // of keeps_in: what only gradients of parameters read
+  /// Of keeps_in: what backward takes exponentials of beside a statistic of the exact values, so
+  /// that a small error would become a factor. No lossy codec is given these.
+  std::uint32_t exponents_in = 0;
   std::int64_t forward_scratch_bytes = 0, backward_scratch_bytes = 0;
   double flops = 0;  // of forward
   std::function<void(const ForwardArgs&)> forward;

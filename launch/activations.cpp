@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "core/runtime.h"
 
@@ -54,15 +55,22 @@ class Drafts {
   std::int64_t least_bytes() {
     std::int64_t least = std::numeric_limits<std::int64_t>::max();
     for (const Recompute r : {Recompute::none, Recompute::elementwise, Recompute::block}) {
-      least = std::min(least, reserved_bytes(of(all(r))));
+      if (r != Recompute::elementwise || !is_lossy(computation_.activation_codec)) {
+        least = std::min(least, reserved_bytes(of(all(r))));
+      }
     }
     return least;
   }
   std::optional<RecomputeChoice> choose(std::int64_t budget) {
-    return offload::choose_recompute(blocks(), budget, [this](const RecomputeChoice& choice) {
+    const auto plan = [this](const RecomputeChoice& choice) {
       const Blueprint& blueprint = of(choice);
       return offload::RecomputePlan{reserved_bytes(blueprint), blueprint.recompute_flops()};
-    });
+    };
+    // With a lossy codec, results that are redone are not those that would have been kept: what
+    // memory there is would change bits.
+    return is_lossy(computation_.activation_codec)
+               ? offload::choose_recomputed_blocks(blocks(), budget, plan)
+               : offload::choose_recompute(blocks(), budget, plan);
   }
 
  private:
@@ -145,6 +153,18 @@ Planned plan_activations(Computation computation, const MemorySettings& memory) 
                 : fmt::format("auto: nothing fits {}, and this needs the least memory", limit);
   auto blueprint = drafts.take(chosen.value_or(drafts.all(Recompute::block)));
   return {std::move(blueprint), {{kDevice, budget}}, std::move(why), {}};
+}
+
+std::string codec_text(const Blueprint& blueprint, std::string_view before) {
+  const ActivationCodec codec = blueprint.computation().activation_codec;
+  return is_lossy(codec) ? fmt::format("{}activations {} (lossy)", before, to_string(codec)) : "";
+}
+
+nlohmann::json codec_json(const Blueprint& blueprint) {
+  const ActivationCodec codec = blueprint.computation().activation_codec;
+  return {{"codec", to_string(codec)},
+          {"lossy", is_lossy(codec)},
+          {"saved_bytes", blueprint.block_program(1).saved_bytes()}};
 }
 
 }  // namespace strata::launch

@@ -1,7 +1,10 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 #include "core/block.h"
 #include "launch/assemble.h"
@@ -44,5 +47,10 @@ std::vector<Placing> compare_placings(Computation computation,
                                       const MemorySettings& memory,
                                       const IoSettings& io,
                                       const Blueprint* chosen);
+
+/// How decoder blocks keep what they keep: "activations fp8 (lossy)" behind `before`; nothing where
+/// it is exact. As JSON with the bytes that a block keeps.
+std::string codec_text(const Blueprint& blueprint, std::string_view before);
+nlohmann::json codec_json(const Blueprint& blueprint);
 
 }  // namespace strata::launch

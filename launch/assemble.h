@@ -49,7 +49,9 @@ struct Computation {
   std::int64_t balance_every = 0;  // steps between balancings of factors; 0: never
   std::string method = "adamw";
   std::vector<optim::Setting> method_settings;
-  offload::RecomputeChoice recompute = {};  // by decoder block; empty: none. Changes no bit.
+  /// By decoder block; empty: none. Changes no bit, unless a lossy codec is given what is kept.
+  offload::RecomputeChoice recompute = {};
+  ActivationCodec activation_codec = ActivationCodec::exact;
   std::shared_ptr<const Offloading> offloading = {};  // absent: all is in the device. Nor does it.
   WeightFormat weight_format() const {
     return weights.value_or(dtype == DType::f32 ? WeightFormat::f32 : WeightFormat::bf16_master);

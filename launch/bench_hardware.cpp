@@ -1,5 +1,6 @@
 // strata bench hardware: what plans are made from, measured once and kept.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -11,8 +12,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "core/compress/activation_codec.h"
 #include "core/error.h"
 #include "core/io/file.h"
+#include "core/matmul.h"
 #include "core/parallel_for.h"
 #include "launch/args.h"
 #include "launch/bench.h"
@@ -51,14 +54,48 @@ std::vector<std::string> directories(std::string_view text) {
   return all;
 }
 
-/// A product of a decoder block: 1024 tokens of a model 2048 wide.
-ProductUse product(DType dtype) {
-  return {.shape = {.m = 1024, .n = 2048, .k = 2048, .in = dtype, .out = dtype}, .runs = 1};
-}
+/// Products as a step runs them: forward and backward of blocks one after the other, of 512 tokens
+/// and a model 2048 wide, each with a matrix that no cache holds any more. Their mean, since a step
+/// waits for the slow ones too; the median of three times.
 double gemm_rate(DType dtype) {
-  const ProductUse use = product(dtype);
-  const ProductRate rate = product_rate({&use, 1});
-  return rate.flops / rate.seconds;
+  constexpr std::int64_t kTokens = 512, kWidth = 2048, kBlocks = 8;
+  const RandomMemory x(kTokens * kWidth, dtype), y(kTokens * kWidth, dtype),
+      weights(kBlocks * kWidth * kWidth, dtype), gradients(kBlocks * kWidth * kWidth, DType::f32);
+  const auto block = [&](const RandomMemory& of, DType each, std::int64_t b) {
+    const std::int64_t bytes = kWidth * kWidth * size_bytes(each);
+    return Tensor(of.tensor(Shape{1}).bytes() + b * bytes, each, Shape{1, kWidth, kWidth});
+  };
+  const Tensor rows = x.tensor({1, kTokens, kWidth}), results = y.tensor({1, kTokens, kWidth});
+  MatmulShape forward{.m = kTokens, .n = kWidth, .k = kWidth, .in = dtype, .out = dtype};
+  MatmulShape input_gradient = forward;
+  forward.form = MatmulForm::abt;
+  const MatmulShape gradient{
+      .m = kWidth, .n = kWidth, .k = kTokens, .form = MatmulForm::atb, .in = dtype};
+  std::int64_t bytes = 1;
+  for (const MatmulShape& shape : {forward, input_gradient, gradient}) {
+    bytes = std::max(bytes, matmul_scratch_bytes(shape));
+  }
+  const Arena memory({}, bytes, bytes);
+  const auto multiply =
+      [&](const Tensor& C, const Tensor& A, const Tensor& B, const MatmulShape& shape) {
+        matmul(C, A, B, shape, Accumulate::overwrite, memory.range(0, bytes), compute_stream());
+      };
+  const auto pass = [&] {
+    for (std::int64_t b = 0; b < kBlocks; ++b) {
+      multiply(results, rows, block(weights, dtype, b), forward);
+    }
+    for (std::int64_t b = kBlocks - 1; b >= 0; --b) {
+      multiply(results, rows, block(weights, dtype, b), input_gradient);
+      multiply(block(gradients, DType::f32, b), rows, rows, gradient);
+    }
+  };
+  pass();
+  std::array<double, 3> seconds;
+  std::ranges::generate(seconds, [&] { return seconds_of(pass); });
+  std::ranges::sort(seconds);
+  return kBlocks *
+         (product_flops(forward) + product_flops(input_gradient) + product_flops(gradient)) /
+         seconds[1];
 }
 
 /// The rate of products while `other` repeats on a thread of its own, relative to `alone`.
@@ -101,6 +138,17 @@ double copy_rate_of(TierKind kind) {
   return 4.0 * static_cast<double>(Copy::kBytes) / seconds;
 }
 
+/// Elements a second that are encoded and decoded, past the caches.
+double codec_rate(ActivationCodec codec) {
+  constexpr std::int64_t kElements = 16 << 20;
+  const RandomMemory values(kElements, DType::f32);
+  std::vector<std::byte> codes(static_cast<std::size_t>(coded_bytes(codec, kElements)));
+  return static_cast<double>(kElements) / best_seconds(3, [&] {
+           encode_activation(codes, values.tensor({kElements}), codec, {}, 0);
+           decode_activation(values.tensor({kElements}), codes, codec);
+         });
+}
+
 offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   offload::HardwareProfile p;
   p.machine = this_machine();
@@ -113,6 +161,9 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   constexpr std::int64_t kParams = 16 << 20;
   UpdateBench update("adamw", {}, kParams, DType::f32);
   p.update = static_cast<double>(kParams) / best_seconds(5, [&] { update.update(); });
+  p.codecs = {.fp8 = codec_rate(ActivationCodec::fp8),
+              .int8 = codec_rate(ActivationCodec::int8),
+              .int4 = codec_rate(ActivationCodec::int4)};
   const RandomMemory from(Copy::kBytes / 4, DType::f32), to(Copy::kBytes / 4, DType::f32);
   p.gemm_beside_copy = gemm_beside(p.gemm_f32, [&] {
     constexpr std::int64_t kPiece = 1 << 20;
@@ -145,6 +196,11 @@ void print_profile(const offload::HardwareProfile& p) {
   other_copy("pinned", p.copy_pinned, "not measured: so much may not be locked (ulimit -l)");
   other_copy("far", p.copy_far, "not measured: one node of memory");
   std::printf("AdamW update    %8.1f million parameters a second\n", 1e-6 * p.update);
+  std::printf(
+      "codecs          %8.2f billion elements a second in and out of fp8, %.2f int8, %.2f int4\n",
+      1e-9 * p.codecs.fp8,
+      1e-9 * p.codecs.int8,
+      1e-9 * p.codecs.int4);
   std::printf("products beside a copy: %.2f of their rate alone\n", p.gemm_beside_copy);
   if (!p.paths.empty()) {
     std::printf("products beside reads and writes: %.2f of it\n", p.gemm_beside_io);

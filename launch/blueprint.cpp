@@ -155,7 +155,8 @@ void Blueprint::Impl::make_runners() {
                               .use = BlockProgram::Use::train,
                               .first_micro_batch = 0,
                               .last_micro_batch = 0,
-                              .keep = kept_by_block(c.recompute)};
+                              .keep = kept_by_block(c.recompute),
+                              .codec = c.activation_codec};
   const auto set_range = [&](std::int64_t G) {
     const auto mine = micro_batch_range(c.place.rank, c.place.world, static_cast<int>(G));
     config.first_micro_batch = mine.begin;

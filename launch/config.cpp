@@ -76,6 +76,7 @@ Settings::Settings(const Sources& sources) {
   apply(sources.arguments);
   choose_model();
   refill();
+  require_consent();
 }
 
 void Settings::apply(std::span<const Entry> entries) {
@@ -132,6 +133,19 @@ void Settings::refill() {
       config_.optim.settings.emplace_back(key.substr(std::string_view("optim.").size()),
                                           value.text);
     }
+  }
+}
+
+void Settings::require_consent() const {
+  const Resolved& codec = values_.at("memory.activation_codec");
+  if (is_lossy(config_.memory.activation_codec) && !config_.allow_lossy) {
+    throw Error(
+        Errc::config,
+        fmt::format("config: {}: memory.activation_codec = {} loses digits of what backward "
+                    "reads, which numerics.allow_lossy = false forbids; set "
+                    "--numerics.allow_lossy=true, or --memory.activation_codec=exact",
+                    codec.origin,
+                    codec.text));
   }
 }
 
@@ -198,6 +212,9 @@ std::string Settings::numeric_hash() const {
     if (field == nullptr || field->effect == Effect::bits) {
       text += key + '=' + value.text + '\n';
     }
+  }
+  if (is_lossy(config_.memory.activation_codec)) {  // what is redone, is redone from what was lost
+    text += "memory.recompute=" + to_string(what_is_kept(config_.memory.recompute)) + '\n';
   }
   return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
 }

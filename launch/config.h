@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/compress/activation_codec.h"
 #include "core/executor.h"
 #include "core/io/queue.h"
 #include "core/schedule.h"
@@ -73,6 +74,7 @@ struct MemorySettings {
   std::vector<std::string> nvme = {};            // "DIRECTORY:BYTES"
   std::string placement = {};                    // offload::tiers_from; empty: automatic
   RecomputeSetting recompute;
+  ActivationCodec activation_codec = ActivationCodec::exact;
 };
 struct IoSettings {
   io::QueueConfig::Engine engine = io::QueueConfig::Engine::automatic;
@@ -96,6 +98,7 @@ struct RunConfig {
   OptimSettings optim;
   UpdateMode update = UpdateMode::after_norm;
   std::optional<std::int64_t> speculated;  // blocks, UpdateMode::hybrid; absent: what has room
+  bool allow_lossy = false;
   MemorySettings memory;
   CheckpointSettings checkpoint;
   std::string run_dir;
@@ -143,6 +146,7 @@ class Settings {
   void apply(std::span<const Entry> entries);
   void set(const std::string& key, std::string text, std::string origin);
   void choose_model();
+  void require_consent() const;
   void refill();
 
   std::map<std::string, Resolved> values_;

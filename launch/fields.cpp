@@ -245,7 +245,8 @@ std::span<const Field> fields() {
                        schedule_fields,
                        method_fields,
                        tier_fields,
-                       machine_fields}) {
+                       machine_fields,
+                       lossy_fields}) {
       std::ranges::move(group(), std::back_inserter(all));
     }
     return all;

@@ -70,6 +70,8 @@ struct Field {
              std::numeric_limits<double>::infinity();  // of numbers, inclusive; of a text's length
 };
 
+/// What costs digits, and the consent to it.
+std::vector<Field> lossy_fields();
 /// All settings, in the order of help. Settings of an optimizer ("optim.beta1") are not among them.
 std::span<const Field> fields();
 const Field* find_field(std::string_view key);

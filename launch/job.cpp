@@ -270,6 +270,7 @@ Computation computation_of(const Settings& settings,
   c.sharded_update = config.sharded_update;
   c.update = config.update;
   c.speculated = speculated_blocks(config, model);
+  c.activation_codec = config.memory.activation_codec;
   c.steps = config.train.steps;
   c.seed = config.train.seed;
   c.balance_every = model.factor_rank > 0 ? config.train.balance_every : 0;

@@ -21,6 +21,7 @@ offload::HardwareProfile assumed_rates() {
   p.gemm_f32 = p.gemm_bf16 = 150e9;
   p.copy = 20e9;
   p.update = 500e6;
+  p.codecs = {.fp8 = 1e9, .int8 = 1e9, .int4 = 250e6};
   return p;
 }
 constexpr double kAssumedFileRate = 1e9;

@@ -61,7 +61,10 @@ std::vector<offload::RecomputeChoice> recompute_menu(const MemorySettings& memor
                             Recompute::mlp,
                             Recompute::projections,
                             Recompute::block}) {
-    menu.emplace_back(static_cast<std::size_t>(blocks), r);
+    const bool keeps_all = r == Recompute::none || r == Recompute::block;
+    if (keeps_all || !is_lossy(memory.activation_codec)) {
+      menu.emplace_back(static_cast<std::size_t>(blocks), r);
+    }
   }
   return menu;
 }

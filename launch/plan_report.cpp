@@ -180,9 +180,10 @@ void print_summary(const Job& job, const Blueprint& blueprint) {
                           bytes_text(plan.peak_bytes));
   }
   std::fprintf(stderr,
-               "memory: %s; recompute %s\n",
+               "memory: %s; recompute %s%s\n",
                memory.c_str(),
-               offload::to_string(blueprint.computation().recompute).c_str());
+               offload::to_string(blueprint.computation().recompute).c_str(),
+               codec_text(blueprint, "; ").c_str());
 }
 
 void print_plan(const Planned& planned) {
@@ -199,8 +200,9 @@ void print_plan(const Planned& planned) {
   if (const auto& offloading = planned.blueprint->computation().offloading) {
     std::printf("placement: %s\n", placement_text(*offloading).c_str());
   }
-  std::printf("recompute: %s\n",
-              offload::to_string(planned.blueprint->computation().recompute).c_str());
+  std::printf("recompute: %s%s\n",
+              offload::to_string(planned.blueprint->computation().recompute).c_str(),
+              codec_text(*planned.blueprint, "; ").c_str());
   std::printf("%s\n", optimizer_line(*planned.blueprint).c_str());
   if (const auto line = speculation_line(*planned.blueprint)) {
     std::printf("%s\n", line->c_str());
@@ -264,6 +266,7 @@ nlohmann::json plan_json(const Job& job,
           {"step", forecast_json(forecast(*planned.blueprint))},
           {"peak_bytes", peak},
           {"recompute", recompute_json(options, planned)},
+          {"activations", codec_json(*planned.blueprint)},
           {"optimizer", optimizer_json(*planned.blueprint)},
           {"speculation", speculation_json(planned)},
           {"parameters", models::parameter_count(job.computation.model)},

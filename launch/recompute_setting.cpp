@@ -103,6 +103,14 @@ std::string to_string(const RecomputeSetting& setting) {
   return text;
 }
 
+RecomputeSetting what_is_kept(RecomputeSetting setting) {
+  const auto keeps_all = [](Recompute r) { return r == Recompute::none || r == Recompute::block; };
+  std::erase_if(setting.ranges, [&](const Range& range) { return keeps_all(range.recompute); });
+  setting.every = setting.automatic || keeps_all(setting.every) ? Recompute::none : setting.every;
+  setting.automatic = false;
+  return setting;
+}
+
 offload::RecomputeChoice choice_of(const RecomputeSetting& setting, std::int64_t L) {
   STRATA_ASSERT(!setting.automatic);
   offload::RecomputeChoice choice(static_cast<std::size_t>(L), setting.every);

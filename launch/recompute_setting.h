@@ -25,6 +25,10 @@ struct RecomputeSetting {
 std::optional<RecomputeSetting> parse_recompute(std::string_view text);
 /// Equal settings have equal texts.
 std::string to_string(const RecomputeSetting& setting);
+/// The setting without what has no say in which values backward finds: a block that is computed
+/// again as a whole finds what one does that keeps all, and `auto` chooses between them where
+/// codecs are lossy. Equal ones give equal bits with every codec.
+RecomputeSetting what_is_kept(RecomputeSetting setting);
 /// What parse_recompute accepts, for messages.
 inline constexpr std::string_view kRecomputeTexts =
     "auto, none, elementwise, mlp, projections, block, or ranges of decoder blocks such as "

@@ -108,8 +108,16 @@ const BlockProgram& GraphRunner::Impl::program_for(int block, BlockProgram::Grad
   const auto keep = config.keep.empty() ? BlockProgram::Keep::all : config.keep[b];
   auto& program = programs[{blocks[b]->kind(), keep, wanted}];
   if (program == nullptr) {
-    program = std::make_unique<BlockProgram>(
-        *blocks[b], config.B, config.T, config.C, config.dtype, config.use, keep, wanted);
+    const bool decoder = b > 0 && b + 1 < blocks.size();
+    program = std::make_unique<BlockProgram>(*blocks[b],
+                                             config.B,
+                                             config.T,
+                                             config.C,
+                                             config.dtype,
+                                             config.use,
+                                             keep,
+                                             wanted,
+                                             decoder ? config.codec : ActivationCodec::exact);
   }
   return *program;
 }

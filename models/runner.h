@@ -16,7 +16,8 @@ struct RunnerConfig {
   BlockProgram::Use use = BlockProgram::Use::train;
   int first_micro_batch = 0;
   int last_micro_batch = 1;
-  std::vector<BlockProgram::Keep> keep = {};  // by block; empty: all
+  std::vector<BlockProgram::Keep> keep = {};       // by block; empty: all
+  ActivationCodec codec = ActivationCodec::exact;  // of all blocks but the first and the last
 };
 
 /// Obeys forward, recompute and backward: binds packs to the recorded graph of a block and runs it.

@@ -91,4 +91,16 @@ std::optional<RecomputeChoice> choose_recompute(int blocks,
   return best;
 }
 
+std::optional<RecomputeChoice> choose_recomputed_blocks(int blocks,
+                                                        std::int64_t budget_bytes,
+                                                        const PlanRecompute& plan) {
+  const auto fits = [&](int block) {
+    return plan(counts(blocks, block, 0)).reserved_bytes <= budget_bytes;
+  };
+  if (!fits(blocks)) {
+    return std::nullopt;
+  }
+  return counts(blocks, least(0, blocks, fits), 0);
+}
+
 }  // namespace strata::offload

@@ -40,4 +40,9 @@ std::optional<RecomputeChoice> choose_recompute(int blocks,
                                                 std::int64_t budget_bytes,
                                                 const PlanRecompute& plan);
 
+/// The same where blocks are recomputed as wholes or not at all.
+std::optional<RecomputeChoice> choose_recomputed_blocks(int blocks,
+                                                        std::int64_t budget_bytes,
+                                                        const PlanRecompute& plan);
+
 }  // namespace strata::offload

@@ -101,6 +101,7 @@ std::string to_json(const HardwareProfile& p) {
               {"gemm_bf16", p.gemm_bf16},
               {"copy", p.copy},
               {"update", p.update},
+              {"codecs", {{"fp8", p.codecs.fp8}, {"int8", p.codecs.int8}, {"int4", p.codecs.int4}}},
               {"gemm_beside_copy", p.gemm_beside_copy},
               {"paths", paths}};
   if (p.copy_pinned > 0) {
@@ -126,6 +127,11 @@ HardwareProfile profile_from_json(std::string_view text, const std::string& orig
   p.copy_pinned = object.contains("copy_pinned") ? fields.rate("copy_pinned") : 0;
   p.copy_far = object.contains("copy_far") ? fields.rate("copy_far") : 0;
   p.update = fields.rate("update");
+  if (!fields.at("codecs").is_object()) {
+    fields.fail("codecs", "needs an object");
+  }
+  const Fields codecs(fields.at("codecs"), origin + ": codecs");
+  p.codecs = {codecs.rate("fp8"), codecs.rate("int8"), codecs.rate("int4")};
   p.gemm_beside_copy = fields.rate("gemm_beside_copy");
   if (!fields.at("paths").is_array()) {
     fields.fail("paths", "needs a list");

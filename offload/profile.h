@@ -30,6 +30,10 @@ struct HardwareProfile {
   // they may not be locked or there is no other node.
   double copy_pinned = 0, copy_far = 0;
   double update = 0;  // parameters per second, AdamW with f32 state
+  /// Elements per second of activations in f32 that are encoded and decoded, by codec.
+  struct Codecs {
+    double fp8 = 0, int8 = 0, int4 = 0;
+  } codecs;
   // Rates beside something else, relative to alone.
   double gemm_beside_copy = 1;  // a product on all threads but one, which copies
   double gemm_beside_io = 1;    // a product on all threads, while the first path is used; without

@@ -58,6 +58,7 @@ Value attention(Graph& graph, Value q, Value k, Value v, std::int64_t H, std::in
   node.out = {y, lse};
   node.keeps_in = bit(0) | bit(1) | bit(2);
   node.keeps_out = bit(0) | bit(1);
+  node.exponents_in = bit(0) | bit(1);  // probabilities are exp(q k - lse)
   node.forward_scratch_bytes = cpu::attention_forward_scratch_bytes(dims);
   node.backward_scratch_bytes = cpu::attention_backward_scratch_bytes(dims);
   // Two products over the causal half of (T, T).

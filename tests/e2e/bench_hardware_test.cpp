@@ -49,6 +49,9 @@ TEST_F(BenchHardware, SlowIsMeasuredOnceAndWithinAMinute) {
   for (const char* rate : {"gemm_f32", "gemm_bf16", "copy", "update"}) {
     EXPECT_GT(measured[rate].get<double>(), 1e6) << rate;
   }
+  for (const char* codec : {"fp8", "int8", "int4"}) {
+    EXPECT_GT(measured["codecs"][codec].get<double>(), 1e6) << codec;
+  }
   EXPECT_EQ(measured["paths"].size(), 1u);
   EXPECT_EQ(measured["paths"][0]["directory"], disk);
   EXPECT_TRUE(std::filesystem::is_empty(disk_.path()));

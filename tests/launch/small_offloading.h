@@ -32,6 +32,7 @@ inline Offloading offloading(const std::string& tiers, const std::filesystem::pa
   o.rates.gemm_f32 = o.rates.gemm_bf16 = 1e11;
   o.rates.copy = 1e10;
   o.rates.update = 1e8;
+  o.rates.codecs = {.fp8 = 1e9, .int8 = 1e9, .int4 = 1e8};
   return o;
 }
 

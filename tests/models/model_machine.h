@@ -76,7 +76,8 @@ class ModelMachine {
                std::span<const MicroBatch> batches,
                BlockProgram::Use use,
                DType dtype = DType::f32,
-               std::vector<BlockProgram::Keep> keep = {})
+               std::vector<BlockProgram::Keep> keep = {},
+               ActivationCodec codec = ActivationCodec::exact)
       : config_(config), values_(values), batches_(batches), dtype_(dtype) {
     const Shape& shape = batches.front().tokens.shape();
     runner_ = std::make_unique<GraphRunner>(blocks_,
@@ -87,7 +88,8 @@ class ModelMachine {
                                                          use,
                                                          0,
                                                          static_cast<int>(batches.size()),
-                                                         std::move(keep)});
+                                                         std::move(keep),
+                                                         codec});
     shape_ = {.blocks = static_cast<int>(blocks_.size()),
               .micro_batches = static_cast<int>(batches.size()),
               .borrows = runner_->borrows()};

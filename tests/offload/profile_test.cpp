@@ -20,6 +20,7 @@ HardwareProfile example() {
           .gemm_bf16 = 2e11,
           .copy = 4.5e10,
           .update = 1e9,
+          .codecs = {.fp8 = 3e9, .int8 = 2e9, .int4 = 4e8},
           .gemm_beside_copy = 0.5,
           .gemm_beside_io = 0.9,
           .paths = {{.directory = "/nvme",
