@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -149,11 +150,21 @@ double codec_rate(ActivationCodec codec) {
          });
 }
 
+double median(std::vector<double> samples) {
+  const auto middle = samples.begin() + std::ssize(samples) / 2;
+  std::ranges::nth_element(samples, middle);
+  return *middle;
+}
+
 offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   offload::HardwareProfile p;
   p.machine = this_machine();
-  p.gemm_f32 = gemm_rate(DType::f32);
-  p.gemm_bf16 = gemm_rate(DType::bf16);
+  std::vector<double> f32, bf16;  // at several times, since machines have slow seconds
+  const auto sample = [&] {
+    f32.push_back(gemm_rate(DType::f32));
+    bf16.push_back(gemm_rate(DType::bf16));
+  };
+  sample();
   const Copy copy;
   p.copy = 1e9 * copy.gigabytes() / best_seconds(5, [&] { copy.run(); });
   p.copy_pinned = copy_rate_of(TierKind::pinned);
@@ -164,8 +175,13 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
   p.codecs = {.fp8 = codec_rate(ActivationCodec::fp8),
               .int8 = codec_rate(ActivationCodec::int8),
               .int4 = codec_rate(ActivationCodec::int4)};
+  sample();
+  for (const std::string& path : paths) {
+    p.paths.push_back(offload::measure_path(path));
+  }
+  sample();
   const RandomMemory from(Copy::kBytes / 4, DType::f32), to(Copy::kBytes / 4, DType::f32);
-  p.gemm_beside_copy = gemm_beside(p.gemm_f32, [&] {
+  p.gemm_beside_copy = gemm_beside(f32.back(), [&] {
     constexpr std::int64_t kPiece = 1 << 20;
     for (std::int64_t at = 0; at + kPiece <= Copy::kBytes; at += kPiece) {
       std::memcpy(to.tensor({Copy::kBytes / 4}).bytes() + at,
@@ -173,14 +189,15 @@ offload::HardwareProfile measure(const std::vector<std::string>& paths) {
                   kPiece);
     }
   });
-  for (const std::string& path : paths) {
-    p.paths.push_back(offload::measure_path(path));
-  }
+  sample();
   if (!paths.empty()) {
-    p.gemm_beside_io = gemm_beside(p.gemm_f32, [&] {
+    p.gemm_beside_io = gemm_beside(f32.back(), [&] {
       offload::measure_path(paths[0], {.file_bytes = 64 << 20, .seconds = 0.02});
     });
   }
+  sample();
+  p.gemm_f32 = median(f32);
+  p.gemm_bf16 = median(bf16);
   return p;
 }
 

@@ -55,7 +55,7 @@ std::vector<Field> tier_fields() {
        "bytes that a step may write to these files, of all ranks of a machine; drives wear out",
        [](C& c, V v) { c.memory.nvme_writes = v.maybe_integer(); }, {"none"}},
       {"memory.placement", text, "auto", Effect::none,
-       "where bytes wait and updates run, as weights=nvme,state=far,grads=pinned,activations=device,update=host; auto: as fast as the budgets allow",
+       "where bytes wait and updates run, as weights=nvme,state=far,grads=pinned,activations=device,update=host, for blocks apart as state=0:device,1-13:nvme, of some tokens (whole micro-batches) as activations=host*5/8; auto: as fast as the budgets allow",
        [](C& c, V v) { c.memory.placement = v.is_word() ? "" : v.text(); }, {"auto"}},
   };
 }

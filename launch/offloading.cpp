@@ -106,6 +106,7 @@ Offloading device_alone() {
 std::optional<Offloading> offloading_of(const MemorySettings& memory,
                                         const IoSettings& io,
                                         std::int64_t device_bytes,
+                                        int blocks,
                                         RankPlace place) {
   Offloading o = device_alone();
   const bool far =
@@ -128,16 +129,24 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
                   : io.verify == "off" ? offload::Verify::off
                                        : offload::Verify::sample;
   if (!memory.placement.empty()) {
-    const auto tiers = offload::tiers_from(memory.placement);
+    auto tiers = offload::tiers_by_block_from(memory.placement, blocks);
     if (!tiers) {
-      throw Error(Errc::config,
-                  fmt::format("memory.placement: needs auto, or some of weights=, state=, grads=, "
-                              "activations= and update= with device, pinned, host, far or nvme (no "
-                              "updates in far or nvme), got '{}'",
-                              memory.placement));
+      throw Error(
+          Errc::config,
+          fmt::format("memory.placement: needs auto, or some of weights=, state=, grads=, "
+                      "activations= and update= with device, pinned, host, far or nvme (no "
+                      "updates in far or nvme), for blocks apart as state=0-2:host,3:nvme; with "
+                      "blocks 0 to {}, got '{}'",
+                      blocks - 1,
+                      memory.placement));
     }
-    o.tiers = *tiers;
-    require_budgets(o.tiers, o.budgets);
+    for (const offload::Tiers& of_block : *tiers) {
+      require_budgets(of_block, o.budgets);
+    }
+    o.tiers = tiers->front();
+    if (std::ranges::count(*tiers, o.tiers) != std::ssize(*tiers)) {
+      o.by_block = std::move(*tiers);
+    }
   }
   return o.budgets.size() > 1 ? std::optional(std::move(o)) : std::nullopt;
 }

@@ -39,6 +39,7 @@ std::string placement_text(const Offloading& offloading);
 std::optional<Offloading> offloading_of(const MemorySettings& memory,
                                         const IoSettings& io,
                                         std::int64_t device_bytes,
+                                        int blocks,
                                         RankPlace place);
 
 /// The device alone, at the machine's rates.

@@ -52,23 +52,24 @@ class Tries {
       }
     }
   }
-  /// The best of them, block by block, if that is faster by what is worth telling.
+  /// The best of them, block by block, and with the activations of fewer tokens on their way, if
+  /// that is faster by what is worth telling.
   void refine() {
-    constexpr double kWorth = 0.99;
     if (!best_ || best_->computation().offloading == nullptr) {
       return;
     }
-    Computation c = best_->computation();
-    Offloading one = *c.offloading;
-    one.search = true;
-    c.offloading = std::make_shared<const Offloading>(std::move(one));
-    try {
-      auto found = std::make_unique<Blueprint>(c);
-      if (placing_of(*found).seconds < kWorth * std::get<double>(best_cost_)) {
-        best_ = std::move(found);
+    Offloading searched = *best_->computation().offloading;
+    searched.search = true;
+    try_instead(std::move(searched));
+    for (const int eighths : {6, 4, 2}) {
+      Offloading fewer = *best_->computation().offloading;
+      fewer.search = false;
+      const bool moves = set_eighths(fewer.tiers, eighths) && fewer.by_block.empty();
+      const auto changed = std::ranges::count_if(
+          fewer.by_block, [&](Tiers& tiers) { return set_eighths(tiers, eighths); });
+      if (best_->computation().G > 1 && (moves || changed > 0)) {
+        try_instead(std::move(fewer));
       }
-    } catch (const offload::Infeasible&) {
-      return;  // what it found loses too much between static places; the menu's fits
     }
   }
 
@@ -136,7 +137,7 @@ class Tries {
     }
   }
   std::unique_ptr<Blueprint> draw(const Tiers& tiers) {
-    if (tiers != Tiers()) {
+    if (tiers != Tiers() || !offloading_.by_block.empty()) {
       Offloading one = offloading_;
       one.tiers = tiers;
       computation_.offloading = std::make_shared<const Offloading>(std::move(one));
@@ -146,6 +147,25 @@ class Tries {
     auto blueprint = std::make_unique<Blueprint>(computation_);
     offload::require_fit(blueprint->plan(), settled(offloading_.budgets, blueprint->plan()));
     return blueprint;
+  }
+  static bool set_eighths(Tiers& tiers, int eighths) {
+    tiers.eighths = eighths;
+    return tiers.activations != Tier();
+  }
+  void try_instead(Offloading offloading) {
+    constexpr double kWorth = 0.99;
+    Computation c = best_->computation();
+    c.offloading = std::make_shared<const Offloading>(std::move(offloading));
+    try {
+      auto found = std::make_unique<Blueprint>(c);
+      const double seconds = placing_of(*found).seconds;
+      if (seconds < kWorth * std::get<double>(best_cost_)) {
+        best_ = std::move(found);
+        std::get<double>(best_cost_) = seconds;
+      }
+    } catch (const offload::Infeasible&) {
+      return;  // less room, or too much of it is lost between static places
+    }
   }
   /// Bytes where as few as possible are asked for, then time.
   Cost cost_of(const Placing& p) const {
@@ -169,6 +189,10 @@ class Tries {
   std::optional<offload::Misfit> searched_;  // what the search without a result was short of
 };
 
+int blocks_of(const Computation& computation) {
+  return static_cast<int>(computation.model.L) + 2;
+}
+
 std::int64_t device_budget(const MemorySettings& memory, const Planned& resident) {
   return memory.device == Device::minimum ? offload::kLeast : resident.budgets.at(kDevice);
 }
@@ -176,8 +200,8 @@ std::int64_t device_budget(const MemorySettings& memory, const Planned& resident
 Planned plan_places(Computation computation, const MemorySettings& memory, const IoSettings& io) {
   const bool named = !memory.placement.empty(), minimum = memory.device == Device::minimum;
   Planned resident = plan_activations(computation, memory);
-  const auto offloading =
-      offloading_of(memory, io, device_budget(memory, resident), computation.place);
+  const auto offloading = offloading_of(
+      memory, io, device_budget(memory, resident), blocks_of(computation), computation.place);
   if (!offloading || (!named && !minimum && resident.fits())) {
     return resident;
   }
@@ -233,10 +257,14 @@ std::vector<Placing> compare_placings(Computation computation,
   }
   const Planned resident = plan_activations(computation, memory);
   const std::int64_t device = device_budget(memory, resident);
-  auto offloading = offloading_of(memory, io, device, computation.place);
+  auto offloading = offloading_of(memory, io, device, blocks_of(computation), computation.place);
   if (!offloading) {
     offloading = device_alone();
     offloading->budgets[kDevice] = device;
+  }
+  if (!offloading->by_block.empty()) {  // compared as what was chosen
+    offloading->by_block.clear();
+    offloading->tiers = {};
   }
   std::vector<Tiers> menu = menu_of(offloading->budgets);
   menu.insert(menu.begin(), Tiers());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,47 @@ std::optional<Tier> tier_from(std::string_view name) {
   return std::nullopt;
 }
 
+constexpr int kEighths = 8;
+constexpr std::string_view kOf = "/8";
+
+std::string value_text(const Tiers& tiers, Member member) {
+  const bool part =
+      member == &Tiers::activations && tiers.activations != Tier() && tiers.eighths != kEighths;
+  return to_string(tiers.*member) +
+         (part ? "*" + std::to_string(tiers.eighths) + std::string(kOf) : "");
+}
+
+/// "*5/8", or nothing for all.
+std::optional<int> eighths_from(std::string_view text) {
+  if (text.empty()) {
+    return kEighths;
+  }
+  const bool shaped = text.size() == 2 + kOf.size() && text[0] == '*' && text.ends_with(kOf);
+  const int count = shaped ? text[1] - '0' : 0;
+  return count >= 1 && count < kEighths ? std::optional(count) : std::nullopt;
+}
+
+/// Whether a micro-batch is among so many eighths of them.
+bool is_among(int micro_batch, int eighths) {
+  return (micro_batch + 1) * eighths / kEighths > micro_batch * eighths / kEighths;
+}
+
+/// "3" or "3-5", of so many blocks.
+std::optional<std::pair<int, int>> range_from(std::string_view text, int blocks) {
+  const auto number = [](std::string_view digits) -> std::optional<int> {
+    int value = 0;
+    const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value);
+    return error == std::errc() && end == digits.end() ? std::optional(value) : std::nullopt;
+  };
+  const std::size_t dash = text.find('-');
+  const auto first = number(text.substr(0, dash));
+  const auto last = dash == text.npos ? first : number(text.substr(dash + 1));
+  if (!first || !last || *first > *last || *last >= blocks) {
+    return std::nullopt;
+  }
+  return std::pair(*first, *last);
+}
+
 }  // namespace
 
 bool runs_updates(Tier tier) {
@@ -37,7 +79,7 @@ bool runs_updates(Tier tier) {
 std::string to_string(const Tiers& tiers) {
   std::string text;
   for (const auto& [name, member] : kKinds) {
-    text += (text.empty() ? "" : ",") + std::string(name) + "=" + to_string(tiers.*member);
+    text += (text.empty() ? "" : ",") + std::string(name) + "=" + value_text(tiers, member);
   }
   return text;
 }
@@ -45,40 +87,60 @@ std::string to_string(const Tiers& tiers) {
 std::string to_string(std::span<const Tiers> by_block) {
   std::string text;
   for (const auto& [name, member] : kKinds) {
-    std::string runs;
+    std::string runs, value;
     bool whole = true;
     for (std::size_t first = 0, last = 0; first < by_block.size(); first = last + 1) {
+      value = value_text(by_block[first], member);
       for (last = first;
-           last + 1 < by_block.size() && by_block[last + 1].*member == by_block[first].*member;) {
+           last + 1 < by_block.size() && value_text(by_block[last + 1], member) == value;) {
         ++last;
       }
       whole = first == 0 && last + 1 == by_block.size();
       runs += (runs.empty() ? "" : ",") + std::to_string(first) +
-              (last > first ? "-" + std::to_string(last) : "") + ":" +
-              to_string(by_block[first].*member);
+              (last > first ? "-" + std::to_string(last) : "") + ":" + value;
     }
-    text += (text.empty() ? "" : "; ") + std::string(name) + "=" +
-            (whole ? to_string(by_block[0].*member) : runs);
+    text += (text.empty() ? "" : "; ") + std::string(name) + "=" + (whole ? value : runs);
   }
   return text;
 }
 
 std::optional<Tiers> tiers_from(std::string_view text) {
-  Tiers tiers;
+  const auto one = tiers_by_block_from(text, 1);
+  return one ? std::optional((*one)[0]) : std::nullopt;
+}
+
+std::optional<std::vector<Tiers>> tiers_by_block_from(std::string_view text, int blocks) {
+  std::vector<Tiers> tiers(static_cast<std::size_t>(blocks));
+  Member member = nullptr;
   while (!text.empty()) {
-    const std::string_view one = text.substr(0, text.find(','));
+    std::string_view one = text.substr(0, text.find_first_of(",;"));
     text.remove_prefix(std::min(text.size(), one.size() + 1));
-    const std::size_t equals = one.find('=');
-    Member member = nullptr;
-    for (const auto& [name, of_kind] : kKinds) {
-      member = name == one.substr(0, equals) ? of_kind : member;
+    one.remove_prefix(std::min(one.size(), one.find_first_not_of(' ')));
+    if (const std::size_t equals = one.find('='); equals != one.npos) {
+      member = nullptr;
+      for (const auto& [name, of_kind] : kKinds) {
+        member = name == one.substr(0, equals) ? of_kind : member;
+      }
+      one.remove_prefix(equals + 1);
     }
-    const auto tier = equals == one.npos ? std::nullopt : tier_from(one.substr(equals + 1));
-    const bool computes = member == &Tiers::update;
-    if (member == nullptr || !tier || (computes && !runs_updates(*tier))) {
+    std::optional<std::pair<int, int>> range{{0, blocks - 1}};
+    if (const std::size_t colon = one.find(':'); colon != one.npos) {
+      range = range_from(one.substr(0, colon), blocks);
+      one.remove_prefix(colon + 1);
+    }
+    const std::string_view part = one.substr(std::min(one.size(), one.find('*')));
+    const auto tier = tier_from(one.substr(0, one.size() - part.size()));
+    const auto eighths = eighths_from(part);
+    if (member == nullptr || !range || !tier || !eighths ||
+        (member == &Tiers::update && !runs_updates(*tier)) ||
+        (member != &Tiers::activations && *eighths != kEighths)) {
       return std::nullopt;
     }
-    tiers.*member = *tier;
+    for (int b = range->first; b <= range->second; ++b) {
+      Tiers& of_block = tiers[static_cast<std::size_t>(b)];
+      of_block.*member = *tier;
+      of_block.eighths = member == &Tiers::activations ? *eighths : of_block.eighths;
+    }
   }
   return tiers;
 }
@@ -121,7 +183,9 @@ Placement placement_of(std::span<const Tiers> by_block, const PackSizes& sizes) 
       case PackClass::boundary:
       case PackClass::boundary_grad:
       case PackClass::saved:
-        put(placement.waits_in, key, tiers.activations);
+        put(placement.waits_in,
+            key,
+            is_among(key.micro_batch, tiers.eighths) ? tiers.activations : Tier());
         break;
       case PackClass::weights_next:  // where they wait to be committed
         put(placement.waits_in, key, tiers.weights);

@@ -56,6 +56,10 @@ TEST_F(OffloadedRuns, EndWithTheBytesOfAResidentRun) {
                   "--memory.placement=weights=far,state=nvme,grads=pinned,activations=host,"
                   "update=pinned"};
   expect_identical(resident, train("five", settings(all)));
+  const Words by_block{
+      "--memory.placement=weights=1-2:nvme,3:host; state=0:device,1-4:nvme; "
+      "update=2:host"};
+  expect_identical(resident, train("by_block", settings(by_block)));
   expect_identical(resident,
                    train("hybrid", settings(with(kInNvme, {"--numerics.update=hybrid"}))));
   expect_identical(
@@ -97,6 +101,9 @@ TEST_F(OffloadedRuns, RefuseWhatCannotBe) {
           {"weights=disk", "host", "nvme"});
   refused({"--memory.host=1GiB", "--memory.placement=state=nvme"}, 2, {"nvme", "memory.nvme"});
   refused({"--memory.host=1GiB", "--memory.placement=update=nvme"}, 2, {"update=nvme"});
+  refused({"--memory.host=1GiB", "--model.L=3", "--memory.placement=state=5:host"},
+          2,
+          {"memory.placement", "blocks 0 to 4", "state=5:host"});
   refused({"--memory.far=1GiB", "--memory.placement=update=far"}, 2, {"update=far", "pinned"});
   refused({"--memory.host=1GiB", "--memory.placement=state=pinned"}, 2, {"memory.pinned"});
   refused({"--memory.far=1MiB", "--memory.far_node=77"}, 2, {"memory.far_node", "77", "0 with"});
