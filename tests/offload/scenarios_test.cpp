@@ -193,6 +193,8 @@ void check_figures(const std::string& name) {
     } else {
       const Simulation as_said = simulate(placed(s), s.sizes, s.timing);
       expect_figures(run, as_said);
+      testing::Test::RecordProperty(name + ", " + run["what"].get<std::string>(),
+                                    std::to_string(as_said.seconds));  // for offload/README.md
       EXPECT_GE(as_said.seconds, as_said.bound_seconds());
     }
   }
@@ -207,6 +209,8 @@ void check_search(const std::string& name) {
       const Scenario s = scenario_of(all, run);
       const FoundPlacement found = search_placement({{&s.program}, s.sizes, s.timing, s.budgets});
       const double as_said = simulate(placed(s), s.sizes, s.timing).seconds;
+      testing::Test::RecordProperty(name + " found, " + run["what"].get<std::string>(),
+                                    std::to_string(found.seconds));
       EXPECT_LE(found.seconds, run.value("found_at_most", as_said) * (1 + kTolerance));
     }
   }
