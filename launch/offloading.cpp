@@ -135,8 +135,8 @@ std::optional<Offloading> offloading_of(const MemorySettings& memory,
           Errc::config,
           fmt::format("memory.placement: needs auto, or some of weights=, state=, grads=, "
                       "activations= and update= with device, pinned, host, far or nvme (no "
-                      "updates in far or nvme), for blocks apart as state=0-2:host,3:nvme; with "
-                      "blocks 0 to {}, got '{}'",
+                      "updates in far or nvme), for blocks apart as state=0-2:host,3:nvme, of a "
+                      "share of the tokens as activations=host*5/8; with blocks 0 to {}, got '{}'",
                       blocks - 1,
                       memory.placement));
     }

@@ -83,7 +83,7 @@ const std::vector<std::string>& placements() {
       "weights=nvme,state=nvme,grads=nvme,activations=nvme,update=host",
       "weights=nvme,state=nvme,grads=nvme,activations=nvme",
       "weights=host,state=nvme,grads=host,activations=nvme,update=host",
-      "activations=host*3/8,state=host",
+      "weights=host,state=host,grads=host,activations=host*3/8,update=host",
       "weights=pinned,state=pinned,grads=pinned,activations=pinned,update=pinned",
       "weights=far,state=far,grads=far,activations=far",
       "weights=far,state=host,grads=pinned,activations=nvme,update=host",
