@@ -53,7 +53,11 @@ Executor::Executor(Program program, Machine machine)
     effects_.push_back(effects(program_, i, decided));
     std::vector<Need> needs;
     if (is_move(i.op)) {
-      waits_[static_cast<std::size_t>(due(i, static_cast<int>(k)))].push_back(static_cast<int>(k));
+      const int at = static_cast<int>(k);
+      waits_[static_cast<std::size_t>(due(i, at))].push_back(at);
+      if (runs_on(i, at)) {
+        running_on_.push_back(at);
+      }
     } else if (i.op != Op::commit && i.op != Op::discard) {
       for (const PackKey key : effects_.back().needs()) {
         needs.push_back({key, access_of(effects_.back(), key)});
@@ -77,6 +81,28 @@ void Executor::begin(StepScalars& scalars) const {
   scalars.non_finite = false;
   scalars.outcome = Outcome::clip_is_one;
   scalars.inputs.info.grad_scale = 1.f;
+}
+
+void Executor::start(int index) {
+  const auto k = static_cast<std::size_t>(index);
+  machine_.store->start(program_.step[k]);
+  started_[k] = true;
+}
+
+void Executor::settle() {
+  for (const int index : running_on_) {
+    const auto k = static_cast<std::size_t>(index);
+    if (!started_[k]) {
+      continue;
+    }
+    const Instruction& move = program_.step[k];
+    started_[k] = false;
+    machine_.store->finish(move);
+    if (move.op == Op::fetch) {
+      machine_.store->destroy(move.key(), move.tier);
+    }
+  }
+  settled_ = true;
 }
 
 /// A transfer that is late is waited for here, and the trace says for which.
@@ -122,6 +148,12 @@ class AsOf {
 void Executor::run(StepScalars& scalars) {
   bool decided = false;
   Held packs = std::move(packs_);  // a local: an exception releases what it holds
+  for (const int index : running_on_) {
+    if (settled_ && program_.step[static_cast<std::size_t>(index)].op == Op::fetch) {
+      start(index);
+    }
+  }
+  settled_ = running_on_.empty();
   const int count = static_cast<int>(program_.step.size());
   for (int index = 0; index < count; ++index) {
     const auto k = static_cast<std::size_t>(index);
@@ -140,8 +172,7 @@ void Executor::run(StepScalars& scalars) {
                            .block = i.block,
                            .micro_batch = i.micro_batch});
     if (is_move(i.op)) {
-      machine_.store->start(i);
-      started_[k] = true;
+      start(index);
       continue;
     }
     const bool store_obeys = i.op == Op::commit || i.op == Op::discard;

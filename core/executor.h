@@ -131,19 +131,23 @@ struct Machine {
 };
 
 /// Runs a program: for each instruction whose `when` allows it, brings its packs into being, leases
-/// what effects() names, hands it to the room that obeys it, and ends what is dead.
+/// what effects() names, hands it to the room that obeys it, and ends what is dead. Transfers may
+/// run on into its next run; before another program runs over the same packs, `settle`.
 class Executor {
  public:
   /// Validates the program alone (a rank's own part); effects are computed once, here.
   Executor(Program program, Machine machine);
   /// `scalars.inputs` is read by `begin`; results are in `scalars` afterwards.
   void run(StepScalars& scalars);
+  /// Waits for what runs on and gives back what it brought: packs are where programs begin.
+  void settle();
   const Program& program() const { return program_; }
   /// Called before each instruction with its index: fault points of tests, traces.
   void on_instruction(std::function<void(int)> observer) { observer_ = std::move(observer); }
 
  private:
   void begin(StepScalars& scalars) const;
+  void start(int index);
   void finish_moves(int index, StepScalars& scalars);
   void obey(const Instruction& instruction, const Held& packs, StepScalars& scalars);
   Program program_;
@@ -156,6 +160,8 @@ class Executor {
   std::vector<std::vector<Need>> needs_;
   std::vector<std::vector<int>> waits_;  // by instruction: the moves that it waits for
   std::vector<bool> started_;            // by instruction: a move that is under way
+  std::vector<int> running_on_;          // the moves that run on into the next run
+  bool settled_ = true;                  // none of them is under way
   Held packs_;  // empty between instructions: kept for its memory, so that a step allocates nothing
   std::function<void(int)> observer_;
 };

@@ -45,7 +45,7 @@ bool names_pack(Op op) {
   return is_move(op) || op == Op::drop || op == Op::send || op == Op::recv;
 }
 
-void print(std::ostream& out, const Instruction& i) {
+void print(std::ostream& out, const Instruction& i, int index) {
   out << to_string(i.op);
   if (names_pack(i.op)) {
     out << ' ' << to_string(i.key());
@@ -61,7 +61,7 @@ void print(std::ostream& out, const Instruction& i) {
     out << " in " << to_string(i.tier);
   }
   if (i.needed_by >= 0) {
-    out << " by " << i.needed_by;
+    out << " by " << i.needed_by << (runs_on(i, index) ? " of the next step" : "");
   }
   if (i.op == Op::merge) {
     out << " sum " << i.from << " into " << (i.sum < 0 ? "the first" : std::to_string(i.sum));
@@ -289,8 +289,8 @@ std::optional<Tier> home_of(const Program& program, PackKey key) {
 std::ostream& operator<<(std::ostream& out, const Program& program) {
   int index = 0;
   for (const Instruction& i : program.step) {
-    out << index++ << ": ";
-    print(out, i);
+    out << index << ": ";
+    print(out, i, index++);
     out << '\n';
   }
   return out;
@@ -422,6 +422,12 @@ class HoldingWriter {
       open_.erase(held);
     }
   }
+  /// Also from the beginning up to `at`, in the next step.
+  void end_of_next(const Replica& replica, int at) {
+    if (const auto held = open_.find(replica); held != open_.end()) {
+      done_.push_back({replica, 0, at, held->second.by});
+    }
+  }
   std::vector<Holding> finish(int at) {
     while (!open_.empty()) {
       end(open_.begin()->first, at);
@@ -443,6 +449,12 @@ std::vector<Holding> holdings(const Program& program, Outcomes outcomes) {
   HoldingWriter all(program);
   std::multimap<int, Replica> leaving;  // by the instruction that needs the room
   const int count = static_cast<int>(program.step.size());
+  for (int k = 0; k < count; ++k) {
+    const Instruction& i = program.step[static_cast<std::size_t>(k)];
+    if (i.op == Op::fetch && runs_on(i, k)) {
+      all.begin({i.key(), i.tier}, 0, k);
+    }
+  }
   bool decided = false;
   for (int k = 0; k < count; ++k) {
     for (auto at = leaving.begin(); at != leaving.end() && at->first <= k; at = leaving.erase(at)) {
@@ -458,7 +470,10 @@ std::vector<Holding> holdings(const Program& program, Outcomes outcomes) {
     }
     if (is_move(i.op)) {
       if (i.op != Op::fetch) {
-        leaving.emplace(i.clean ? k + 1 : due(i, k), Replica{i.key(), i.source});
+        leaving.emplace(i.clean         ? k + 1
+                        : runs_on(i, k) ? count + due(i, k)
+                                        : due(i, k),
+                        Replica{i.key(), i.source});
       }
     } else {
       for (const PackKey key : e.ends) {
@@ -468,7 +483,10 @@ std::vector<Holding> holdings(const Program& program, Outcomes outcomes) {
     decided = decided || i.op == Op::decide;
   }
   for (const auto& [at, replica] : leaving) {
-    all.end(replica, at);
+    if (at > count) {
+      all.end_of_next(replica, at - count);
+    }
+    all.end(replica, std::min(at, count));
   }
   return all.finish(count);
 }

@@ -87,7 +87,8 @@ struct Instruction {
   Tier tier = {};    // where it runs and finds its packs; of a move: the destination
   Tier source = {};  // of a move
   /// Of a move: the index of the first instruction that needs the bytes at the destination, or the
-  /// room at the source; it waits for the transfer. -1: the next one.
+  /// room at the source; it waits for the transfer. -1: the next one. Not behind the move: that of
+  /// the next step, into which it runs on.
   int needed_by = -1;
   bool clean = false;        // evict: the home has the same bytes, nothing is copied
   std::int64_t offset = -1;  // of a move: where the destination lies; -1: at the pack's own place
@@ -99,6 +100,11 @@ struct Instruction {
 /// The instruction that waits for a move that stands at index `at`.
 inline int due(const Instruction& move, int at) {
   return move.needed_by < 0 ? at + 1 : move.needed_by;
+}
+/// Whether that is one of the next step: a fetch or evict of a training program, which is a loop.
+/// Where the step before has started none, a fetch starts with the program.
+inline bool runs_on(const Instruction& move, int at) {
+  return is_move(move.op) && !move.clean && move.needed_by >= 0 && move.needed_by <= at;
 }
 
 /// Block `borrower` uses (and has gradient for) a parameter of block `owner`.
@@ -183,8 +189,9 @@ struct Diagnosis {
 };
 std::string to_string(const Diagnosis& diagnosis);
 
-/// The bytes of a replica are there from instruction `begin` up to `end`. `by`: the index of the
-/// move that brought it, if one did; -1: a pack's own place.
+/// The bytes of a replica are there from instruction `begin` up to `end`; of what lies at both ends
+/// of the loop there are two. `by`: the index of the move that brought it, if one did; -1: a pack's
+/// own place.
 struct Holding {
   Replica replica;
   int begin = 0, end = 0;
@@ -202,7 +209,8 @@ struct Budget {
 };
 
 /// Checks the programs of all ranks of one step at once, under every outcome of `decide` and, where
-/// updates were put off, of the step before: every use has its data, nothing is left over, each
+/// updates were put off or transfers run on, of the step before: every use has its data, nothing is
+/// left over, each
 /// micro-batch contributes once and in order, norms precede the decision, each block is updated
 /// exactly once (never on skip), the ranks' collectives agree in order, sends meet receives, and,
 /// with a budget, resident bytes stay within it at every point.

@@ -6,34 +6,46 @@
 #include "core/error.h"
 #include "core/program.h"
 #include "core/rendezvous.h"
-#include "core/residency.h"
+#include "core/replica_check.h"
 
 namespace strata {
 namespace {
 
 constexpr std::string_view kOutcomeNames[] = {"clip = 1", "clip < 1", "skip"};
 
+/// The moves that run on into the next step, given how the step comes out.
+std::vector<int> running_on(const Program& program, Outcomes outcomes) {
+  std::vector<int> moves;
+  bool decided = false;
+  for (std::size_t k = 0; k < program.step.size(); ++k) {
+    const Instruction& i = program.step[k];
+    const int at = static_cast<int>(k);
+    if (runs_on(i, at) && runs(program, i, decided, outcomes)) {
+      moves.push_back(at);
+    }
+    decided = decided || i.op == Op::decide;
+  }
+  return moves;
+}
+
 /// Follows one rank's program as its decisions come out and remembers what exists and what
 /// happened.
 class RankCheck {
  public:
   RankCheck(const Program& program, Outcomes outcomes, const std::optional<Budget>& budget)
-      : p_(program), outcomes_(outcomes), budget_(budget) {
-    for (const PackKey k : program.residents) {
-      place({k});
-    }
-    for (const Replica& home : program.homes) {
-      place(home);
-    }
+      : p_(program), outcomes_(outcomes), replicas_(program, budget) {
     blocks_.resize(static_cast<std::size_t>(program.blocks));
     for (Block& b : blocks_) {
       b.next_micro_batch = program.first_micro_batch;
     }
   }
 
+  /// The step begins while these moves of the one before it, or of its own, are under way.
+  std::string begin_with(std::span<const int> moves) { return replicas_.begin_with(moves); }
+
   /// Text of what is wrong at an instruction; empty: fine.
   std::string step(const Instruction& i, int index) {
-    if (const std::string wrong = complete_moves(index); !wrong.empty()) {
+    if (const std::string wrong = replicas_.complete_moves(index); !wrong.empty()) {
       return wrong;
     }
     if (!decided_ && !p_.lazy && i.when != When::always) {
@@ -45,37 +57,24 @@ class RankCheck {
     if (!runs(p_, i, decided_, outcomes_)) {
       return {};
     }
-    std::string wrong = is_move(i.op) ? std::string() : check_data(i);
+    if (is_move(i.op)) {
+      return replicas_.start(i, index);
+    }
+    const Effects e = effects(p_, i, decided_);
+    std::string wrong = replicas_.check(i, e);
     if (wrong.empty()) {
       wrong = check_meaning(i);
     }
     if (wrong.empty()) {
-      wrong = is_move(i.op) ? start(i, index) : apply(i);
-    }
-    if (wrong.empty()) {
-      wrong = within_budgets();
+      wrong = replicas_.apply(i, e);
+      note(i);
     }
     return wrong;
   }
 
   std::string finish() {
-    if (const std::string wrong = complete_moves(static_cast<int>(p_.step.size()));
-        !wrong.empty()) {
+    if (std::string wrong = replicas_.finish(); !wrong.empty()) {
       return wrong;
-    }
-    std::set<Replica> expected(p_.homes.begin(), p_.homes.end());
-    for (const PackKey k : p_.residents) {
-      expected.insert({k});
-    }
-    for (const Replica& replica : residency_.replicas()) {
-      if (!expected.contains(replica)) {
-        return to_string(replica) + " is left over";
-      }
-    }
-    for (const Replica& replica : expected) {
-      if (!residency_.settled(replica)) {
-        return to_string(replica) + " is gone at the end";
-      }
     }
     if (p_.kind == ProgramKind::flush) {
       return finish_updates();
@@ -89,62 +88,6 @@ class RankCheck {
     std::vector<MicroBatchRange> sums = {};  // partial sums alive, in order
     bool reduced = false, normed = false, decided = false, updated = false, pending = false;
   };
-
-  std::int64_t size(PackKey k) const {
-    if (!budget_) {
-      return 0;
-    }
-    const auto it = budget_->sizes->find(k);
-    return it == budget_->sizes->end() ? 0 : it->second;
-  }
-
-  void place(const Replica& replica) {
-    residency_.place(replica);
-    bytes_[replica.tier] += size(replica.key);
-  }
-
-  /// Transfers that this instruction waits for.
-  std::string complete_moves(int index) {
-    while (!under_way_.empty() && under_way_.begin()->first <= index) {
-      const Instruction& move = *under_way_.begin()->second;
-      if (std::string wrong = residency_.finish(move); !wrong.empty()) {
-        return wrong;
-      }
-      if (move.op != Op::fetch) {
-        bytes_[move.source] -= size(move.key());
-      }
-      under_way_.erase(under_way_.begin());
-    }
-    return {};
-  }
-
-  std::string start(const Instruction& move, int index) {
-    const int by = move.clean ? index + 1 : due(move, index);
-    if (by <= index || by > static_cast<int>(p_.step.size())) {
-      return "is needed by instruction " + std::to_string(by);
-    }
-    if (std::string wrong = residency_.start(move); !wrong.empty()) {
-      return wrong;
-    }
-    if (move.op != Op::evict) {
-      bytes_[move.tier] += size(move.key());
-    }
-    under_way_.emplace(by, &move);
-    return {};
-  }
-
-  std::string within_budgets() const {
-    for (const auto& [tier, bytes] : bytes_) {
-      if (!budget_ || !budget_->tier_bytes.contains(tier)) {
-        continue;
-      }
-      if (const std::int64_t most = budget_->tier_bytes.at(tier); bytes > most) {
-        return "needs " + std::to_string(bytes) + " bytes, the " + to_string(tier) + " budget is " +
-               std::to_string(most);
-      }
-    }
-    return {};
-  }
 
   Block& at(int block) { return blocks_[static_cast<std::size_t>(block)]; }
   const Block& at_const(int block) const { return blocks_[static_cast<std::size_t>(block)]; }
@@ -293,63 +236,6 @@ class RankCheck {
     return {};
   }
 
-  std::string check_data(const Instruction& i) const {
-    const Effects e = effects(p_, i, decided_);
-    const auto created = [&](PackKey k) {
-      return std::find(e.creates.begin(), e.creates.end(), k) != e.creates.end();
-    };
-    for (const auto* set : {&e.reads, &e.writes, &e.adds_to, &e.ends}) {
-      for (const PackKey k : *set) {
-        if (created(k)) {
-          continue;
-        }
-        if (std::string wrong = residency_.usable({k, i.tier}); !wrong.empty()) {
-          return wrong;
-        }
-      }
-    }
-    for (const PackKey k : e.creates) {
-      if (residency_.exists({k, i.tier})) {
-        return "creates " + to_string(k) + " which exists";
-      }
-    }
-    return {};
-  }
-
-  /// What an instruction needs is leased while it runs: many readers, or one writer, of what is
-  /// there.
-  std::string apply(const Instruction& i) {
-    const Effects e = effects(p_, i, decided_);
-    for (const PackKey k : e.creates) {
-      if (std::string wrong = residency_.create({k, i.tier}); !wrong.empty()) {
-        return wrong;
-      }
-      bytes_[i.tier] += size(k);
-    }
-    for (const auto& [set, access] : {std::pair{&e.reads, Access::read},
-                                      {&e.writes, Access::write},
-                                      {&e.adds_to, Access::write},
-                                      {&e.ends, Access::read}}) {
-      for (const PackKey k : *set) {
-        if (std::string wrong = residency_.begin_use({k, i.tier}, access); !wrong.empty()) {
-          return wrong;
-        }
-        residency_.end_use({k, i.tier}, access);
-      }
-    }
-    if (std::string wrong = within_budgets(); !wrong.empty()) {
-      return wrong;
-    }
-    for (const PackKey k : e.ends) {
-      if (std::string wrong = residency_.destroy({k, i.tier}); !wrong.empty()) {
-        return wrong;
-      }
-      bytes_[i.tier] -= size(k);
-    }
-    note(i);
-    return {};
-  }
-
   void note(const Instruction& i) {
     if (i.op == Op::decide) {
       decided_ = true;
@@ -443,10 +329,7 @@ class RankCheck {
 
   const Program& p_;
   const Outcomes outcomes_;
-  const std::optional<Budget>& budget_;
-  Residency residency_;
-  std::multimap<int, const Instruction*> under_way_;  // by the instruction that waits
-  std::map<Tier, std::int64_t> bytes_;
+  ReplicaCheck replicas_;
   std::vector<Block> blocks_;
   bool decided_ = false, closed_ = false;  // of a block; of the step
 };
@@ -460,12 +343,17 @@ std::string when(Outcomes outcomes, bool put_off) {
          (put_off ? ", the step before: " + name(outcomes.before) : "") + ")";
 }
 
+/// A step that begins with moves under way.
 std::optional<Diagnosis> check_rank(const Program& program,
                                     int rank,
                                     Outcomes outcomes,
+                                    std::span<const int> under_way,
                                     const std::optional<Budget>& budget) {
   RankCheck check(program, outcomes, budget);
   const std::string how = when(outcomes, program.lazy);
+  if (const std::string wrong = check.begin_with(under_way); !wrong.empty()) {
+    return Diagnosis{rank, 0, wrong + how};
+  }
   for (std::size_t k = 0; k < program.step.size(); ++k) {
     if (const std::string wrong = check.step(program.step[k], static_cast<int>(k));
         !wrong.empty()) {
@@ -476,6 +364,34 @@ std::optional<Diagnosis> check_rank(const Program& program,
   }
   if (const std::string wrong = check.finish(); !wrong.empty()) {
     return Diagnosis{rank, -1, wrong + how};
+  }
+  return std::nullopt;
+}
+
+/// The first step of a run, and one after each way in which the step before it may have come out.
+std::optional<Diagnosis> check_rank(const Program& program,
+                                    int rank,
+                                    Outcomes outcomes,
+                                    const std::optional<Budget>& budget) {
+  std::vector<int> first;
+  for (std::size_t k = 0; k < program.step.size(); ++k) {
+    const int at = static_cast<int>(k);
+    if (program.step[k].op == Op::fetch && runs_on(program.step[k], at)) {
+      first.push_back(at);
+    }
+  }
+  std::set<std::vector<int>> beginnings{first};
+  for (const Outcome before : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
+    if (!program.lazy || before == outcomes.before) {
+      for (const Outcome earlier : {Outcome::clip_is_one, Outcome::clip_below_one, Outcome::skip}) {
+        beginnings.insert(running_on(program, {earlier, before}));
+      }
+    }
+  }
+  for (const std::vector<int>& under_way : beginnings) {
+    if (auto wrong = check_rank(program, rank, outcomes, under_way, budget)) {
+      return wrong;
+    }
   }
   return std::nullopt;
 }

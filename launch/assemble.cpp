@@ -66,7 +66,7 @@ struct Engine::Impl {
   }
   void enter(std::int64_t step_number);
   void run_step(StepScalars& scalars);
-  void catch_up();
+  void settle();
   template <class Body>
   void each_turn(const Body& body) const {
     for (const int block : plan.updater->in_turn()) {
@@ -97,8 +97,10 @@ void Engine::Impl::run_step(StepScalars& scalars) {
   before = {scalars.outcome, scalars.inputs.info, scalars.block_scales};
 }
 
-/// The updates that were put off, before somebody looks at weights.
-void Engine::Impl::catch_up() {
+/// What steps leave to the next one is done, before somebody looks at weights: transfers that run
+/// on, updates that were put off.
+void Engine::Impl::settle() {
+  step->settle();
   if (before.outcome == Outcome::skip) {
     return;
   }
@@ -113,7 +115,7 @@ void Engine::Impl::enter(std::int64_t step_number) {
   if (next == period) {
     return;
   }
-  catch_up();
+  settle();
   each_turn([&](PackKey key) { store.destroy(key); });
   plan.enter(step_number);
   store.adopt(plan.plan);
@@ -137,6 +139,7 @@ void Engine::start(std::uint64_t seed, const models::ParamSource& weights) {
 }
 void Engine::restore(const checkpoint::Reader& reader) {
   const std::int64_t done = reader.state().updates, period = impl_->plan.updater->period_steps();
+  impl_->step->settle();
   impl_->enter(done + 1);
   impl_->state->restore_from(reader, period > 0 && done % period == 0);
   impl_->run(impl_->plan.load, {.store = &impl_->store, .loader = &*impl_->state});
@@ -147,9 +150,12 @@ void Engine::step(StepScalars& scalars) {
   impl_->store.note_step();
   const std::int64_t every = impl_->plan.computation.balance_every;
   if (every > 0 && scalars.outcome != Outcome::skip && scalars.inputs.info.step % every == 0) {
-    impl_->catch_up();
+    impl_->settle();
     impl_->state->balance_factors();
   }
+}
+void Engine::settle() {
+  impl_->settle();
 }
 std::int64_t Engine::period() const {
   return impl_->period;
@@ -157,7 +163,7 @@ std::int64_t Engine::period() const {
 
 double Engine::evaluate(double sum, std::span<const MicroBatch> batches) {
   STRATA_ASSERT(impl_->evaluation != nullptr);
-  impl_->catch_up();
+  impl_->settle();
   StepScalars scalars;
   scalars.inputs.batches = batches;
   scalars.inputs.loss_tokens = 1;
@@ -190,14 +196,14 @@ class Hasher final : public Snapshotter {
 }  // namespace
 
 std::uint64_t Engine::replica_hash() const {
-  impl_->catch_up();
+  impl_->settle();
   Hasher hasher(!impl_->plan.sharded());
   impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &hasher});
   return hasher.hash();
 }
 
 void Engine::snapshot(Snapshotter& to) {
-  impl_->catch_up();
+  impl_->settle();
   impl_->run(impl_->plan.snapshot, {.store = &impl_->store, .snapshotter = &to});
 }
 

@@ -106,6 +106,9 @@ class Engine {
   /// they are asked for. `scalars.inputs` in, with this rank's micro-batches; results
   /// out.
   void step(StepScalars& scalars);
+  /// What steps leave to the next one is done now: transfers that run on, updates that were put
+  /// off. All below do so first.
+  void settle();
   /// `sum` plus the losses of evaluation_G micro-batches in their order, nats. `batches`: this
   /// rank's. Collective.
   double evaluate(double sum, std::span<const MicroBatch> batches);

@@ -29,16 +29,7 @@ StepRecord::StepRecord(const Engine& engine)
     : engine_(engine), offloads_(engine.blueprint().computation().offloading != nullptr) {}
 
 StepRecord::Totals StepRecord::totals() const {
-  Totals now{.waits = engine_.store().waits()};
-  const auto& offloading = engine_.blueprint().computation().offloading;
-  if (const offload::NvmeStore* const files = engine_.store().nvme()) {
-    for (int path = 0; path < static_cast<int>(offloading->nvme.paths.size()); ++path) {
-      const offload::PathCounters counters = files->counters(path);
-      now.read_bytes += counters.bytes_read;
-      now.written_bytes += counters.bytes_written;
-    }
-  }
-  return now;
+  return {.files = engine_.store().file_bytes(), .waits = engine_.store().waits()};
 }
 
 void StepRecord::begin() {
@@ -52,8 +43,8 @@ void StepRecord::end(double seconds) {
     return;
   }
   const Totals now = totals();
-  sum_.read_bytes += now.read_bytes - before_.read_bytes;
-  sum_.written_bytes += now.written_bytes - before_.written_bytes;
+  sum_.files.read += now.files.read - before_.files.read;
+  sum_.files.written += now.files.written - before_.files.written;
   for (const auto& [cls, waits] : now.waits) {
     sum_.waits[cls].count += waits.count - before_.waits[cls].count;
     sum_.waits[cls].seconds += waits.seconds - before_.waits[cls].seconds;
@@ -71,8 +62,8 @@ std::optional<StepOutcome> StepRecord::outcome() const {
   StepOutcome o{.predicted_seconds = planned.step.seconds,
                 .median_seconds = median(seconds_),
                 .peaks = {},
-                .nvme_read = {planned.nvme_read_bytes, sum_.read_bytes / steps},
-                .nvme_written = {planned.nvme_written_bytes, sum_.written_bytes / steps},
+                .nvme_read = {planned.nvme_read_bytes, sum_.files.read / steps},
+                .nvme_written = {planned.nvme_written_bytes, sum_.files.written / steps},
                 .waits = sum_.waits};
   for (auto& [cls, waits] : o.waits) {
     waits.seconds /= static_cast<double>(steps);

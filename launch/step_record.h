@@ -17,8 +17,9 @@ struct StepOutcome {
     std::int64_t planned = 0, used = 0;
   };
   double predicted_seconds = 0, median_seconds = 0;
-  std::map<Tier, Bytes> peaks;                // of every tier, by the ledger
-  Bytes nvme_read, nvme_written;              // of a step; used: the mean over steps
+  std::map<Tier, Bytes> peaks;    // of every tier, by the ledger
+  Bytes nvme_read, nvme_written;  // of a step; used: the mean over steps. The first step, and those
+                                  // after an evaluation or a snapshot, read what runs on twice.
   std::map<PackClass, offload::Waits> waits;  // of a step: the mean of seconds; count: of all
 };
 /// Lines about it, to stderr.
@@ -37,7 +38,7 @@ class StepRecord {
  private:
   /// So far: of the files, and what was waited for.
   struct Totals {
-    std::int64_t read_bytes = 0, written_bytes = 0;
+    offload::TieredStore::FileBytes files;
     std::map<PackClass, offload::Waits> waits;
   };
   Totals totals() const;

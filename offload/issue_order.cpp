@@ -1,5 +1,6 @@
 #include "offload/issue_order.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 
@@ -10,7 +11,7 @@ std::vector<bool> running(const Program& program, Outcomes outcomes) {
   bool decided = false;
   for (const Instruction& i : program.step) {
     all.push_back(runs(program, i, decided, outcomes));
-    decided = decided || i.op == Op::decide;
+    decided = i.op == Op::decide || (decided && i.op != Op::end);  // steps may follow each other
   }
   return all;
 }
@@ -74,7 +75,13 @@ namespace {
 class TwoQueues {
  public:
   TwoQueues(const Program& program, const std::vector<bool>& runs)
-      : program_(program), runs_(runs), due_moves_(program.step.size()) {}
+      : program_(program), runs_(runs), due_moves_(program.step.size()) {
+    for (std::size_t k = program.step.size(); k-- > 0;) {
+      const int after = ends_.empty() ? static_cast<int>(program.step.size()) : ends_.back();
+      ends_.push_back(program.step[k].op == Op::end ? static_cast<int>(k) : after);
+    }
+    std::ranges::reverse(ends_);
+  }
 
   Waits run() {
     Waits waits;
@@ -147,6 +154,9 @@ class TwoQueues {
     if (!i.clean) {
       last_of_link_[link] = k;
     }
+    if (!i.clean && due(i, k) <= ends_[static_cast<std::size_t>(k)]) {
+      last_of_step_[link] = k;
+    }
     due_moves_.add(i, k);
   }
   void compute(const Instruction& i, int k) {
@@ -167,7 +177,7 @@ class TwoQueues {
     }
     if (i.op == Op::end) {
       wait_for(last_[1]);
-      append(before_, last_of_link_);
+      append(before_, last_of_step_);
     }
     if (i.op == Op::decide) {
       decided_[i.block] = k;
@@ -190,8 +200,9 @@ class TwoQueues {
   std::map<int, int> last_of_block_, decided_;
   std::map<Tier, LastOfLink> left_;
   std::map<Replica, int> brought_;
-  LastOfLink last_of_link_;
-  std::vector<int> before_;      // of the instruction at hand
+  LastOfLink last_of_link_, last_of_step_;  // the latter does not run on into the next step
+  std::vector<int> ends_;                   // by instruction: the end of its step
+  std::vector<int> before_;                 // of the instruction at hand
   std::vector<int> until_next_;  // due at a transfer: the instruction behind it waits as well
 };
 

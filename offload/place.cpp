@@ -32,10 +32,10 @@ Plan place(std::span<Program* const> programs,
            const PackSizes& sizes,
            const Timing& timing,
            const Budgets& budgets) {
-  // Static places lose some bytes between them; what is lost, transfers must do without.
+  // Static places lose some bytes between them; what is lost, leads and tails must do without.
   constexpr int kTries = 20;
   std::vector<Program> bare;
-  Budgets allowed = budgets;
+  Budgets allowed = budgets, lost;
   for (auto& [tier, bytes] : allowed) {
     bytes = bytes == kLeast ? 0 : bytes;
   }
@@ -49,16 +49,8 @@ Plan place(std::span<Program* const> programs,
     }
   }
   for (int attempt = 1;; ++attempt) {
-    try {
-      for (std::size_t k = 0; k < programs.size(); ++k) {
-        *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed);
-      }
-    } catch (const Infeasible& error) {
-      Misfit misfit = error.misfit();
-      const std::int64_t lost = budgets.at(misfit.tier) - allowed.at(misfit.tier);
-      misfit.needed_bytes += lost;
-      misfit.budget_bytes += lost;
-      throw Infeasible(std::move(misfit));
+    for (std::size_t k = 0; k < programs.size(); ++k) {
+      *programs[k] = with_transfers(bare[k], placement, sizes, timing, allowed, Effort::full, lost);
     }
     Plan plan = make_plan(programs, sizes);
     Budgets reached;
@@ -69,7 +61,7 @@ Plan place(std::span<Program* const> programs,
       reached[tier] = most == kLeast ? planned.arena_bytes : most;
       const std::int64_t over = planned.arena_bytes - reached[tier];
       if (over > 0 && tier.kind != TierKind::nvme) {
-        allowed[tier] -= attempt < kTries / 2 ? (over + 1) / 2 : over;
+        lost[tier] += attempt < kTries / 2 ? (over + 1) / 2 : over;
         fits = false;
       }
     }

@@ -10,7 +10,7 @@ namespace strata::offload {
 /// depend on the speed of the machine.
 struct SearchSettings {
   std::int64_t instructions = 150'000;  // of programs written and simulated
-  int judgements = 1000;                // such programs at most
+  int judgements = 1500;                // such programs at most
   Effort effort = Effort::quick;
 };
 

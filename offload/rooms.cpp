@@ -4,7 +4,7 @@
 
 namespace strata::offload {
 
-Rooms::Rooms(int instructions, const Budgets& budgets) {
+Rooms::Rooms(int instructions, const Budgets& budgets) : instructions_(instructions) {
   for (const auto& [tier, bytes] : budgets) {
     if (tier.kind != TierKind::nvme) {
       rooms_[tier] = {std::vector<std::int64_t>(static_cast<std::size_t>(instructions), 0), bytes};
@@ -12,11 +12,21 @@ Rooms::Rooms(int instructions, const Budgets& budgets) {
   }
 }
 
+std::size_t Rooms::in_step(int instruction) const {
+  return static_cast<std::size_t>((instruction + instructions_) % instructions_);
+}
+
 void Rooms::hold(Tier tier, int begin, int end, std::int64_t size_bytes) {
   if (const auto room = rooms_.find(tier); room != rooms_.end()) {
     for (int k = begin; k < end; ++k) {
-      room->second.bytes[static_cast<std::size_t>(k)] += size_bytes;
+      room->second.bytes[in_step(k)] += size_bytes;
     }
+  }
+}
+
+void Rooms::keep_free(Tier tier, std::int64_t size_bytes) {
+  if (const auto room = rooms_.find(tier); room != rooms_.end()) {
+    room->second.budget -= size_bytes;
   }
 }
 
@@ -25,10 +35,12 @@ bool Rooms::fits(Tier tier, int begin, int end, std::int64_t size_bytes) const {
   if (room == rooms_.end()) {
     return true;
   }
-  const Room& r = room->second;
-  return std::all_of(r.bytes.begin() + begin,
-                     r.bytes.begin() + std::max(begin, end),
-                     [&](std::int64_t held) { return held + size_bytes <= r.budget; });
+  for (int k = begin; k < end; ++k) {
+    if (room->second.bytes[in_step(k)] + size_bytes > room->second.budget) {
+      return false;
+    }
+  }
+  return true;
 }
 
 std::map<Tier, Rooms::Peak> Rooms::peaks() const {

@@ -86,11 +86,17 @@ double Simulation::stalled_seconds() const {
 
 namespace {
 
-/// Work of each instruction, and when it is done.
+/// Work of each instruction, and when it is done. What is before the instruction `first` leads up
+/// to the step that is looked at.
 class Clockwork {
  public:
-  Clockwork(const Program& program, const PackSizes& sizes, const Timing& timing, Outcomes outcomes)
+  Clockwork(const Program& program,
+            std::size_t first,
+            const PackSizes& sizes,
+            const Timing& timing,
+            Outcomes outcomes)
       : program_(program),
+        first_(first),
         sizes_(sizes),
         timing_(timing),
         runs_(running(program, outcomes)),
@@ -109,17 +115,18 @@ class Clockwork {
     if (!runs_[k]) {
       return;
     }
+    const bool counts = k >= first_;
     if (!is_move(i.op)) {
       seconds_[k] = timing_.compute_seconds(i);
-      s_.compute_seconds += seconds_[k];
-      s_.host_seconds += timing_.beside_device(i) ? seconds_[k] : 0;
+      s_.compute_seconds += counts ? seconds_[k] : 0;
+      s_.host_seconds += counts && timing_.beside_device(i) ? seconds_[k] : 0;
       return;
     }
     const Link link{i.source, i.tier};
     const std::int64_t bytes = i.clean ? 0 : sizes_.at(i.key());
     seconds_[k] = timing_.transfer_seconds(i, bytes);
-    s_.busy[link] += seconds_[k];
-    s_.moved_bytes[link] += bytes;
+    s_.busy[link] += counts ? seconds_[k] : 0;
+    s_.moved_bytes[link] += counts ? bytes : 0;
     for (std::size_t c = 0; c < timing_.shared.size() && bytes > 0; ++c) {
       if (std::ranges::find(timing_.shared[c].links, link) != timing_.shared[c].links.end()) {
         capacity_of_[k] = static_cast<int>(c);
@@ -144,8 +151,10 @@ class Clockwork {
   void note_stalls_in_order();
   void note_stalls_beside();
   void note_stall(std::size_t k, std::size_t move, double seconds);
+  void leave_lead();
 
   const Program& program_;
+  const std::size_t first_;
   const PackSizes& sizes_;
   const Timing& timing_;
   const std::vector<bool> runs_;
@@ -246,7 +255,7 @@ void Clockwork::note_stalls_in_order() {
         last = move;
       }
     }
-    if (last) {
+    if (last && (k < s_.at.size() || first_ == 0)) {  // what runs on is of the next step
       note_stall(k, *last, now - before);
     }
     if (k == s_.at.size()) {
@@ -285,7 +294,21 @@ void Clockwork::note_stalls_beside() {
 void Clockwork::note_stall(std::size_t k, std::size_t move, double seconds) {
   const Instruction& i = program_.step[move];
   s_.stalls[k] = seconds;
-  s_.stalls_by_cause[{{i.source, i.tier}, i.cls}] += seconds;
+  if (k >= first_) {
+    s_.stalls_by_cause[{{i.source, i.tier}, i.cls}] += seconds;
+  }
+}
+
+/// The step alone, from where what leads up to it ends.
+void Clockwork::leave_lead() {
+  const double begin = s_.at[first_ - 1].end;
+  const auto lead = static_cast<std::ptrdiff_t>(first_);
+  s_.at.erase(s_.at.begin(), s_.at.begin() + lead);
+  s_.stalls.erase(s_.stalls.begin(), s_.stalls.begin() + lead);
+  for (Moment& moment : s_.at) {
+    moment = {moment.begin - begin, moment.end - begin};
+  }
+  s_.seconds = s_.at.back().end;
 }
 
 Simulation Clockwork::run() {
@@ -306,7 +329,29 @@ Simulation Clockwork::run() {
   }
   s_.stalls.assign(s_.at.size() + 1, 0);
   timing_.host_cores == HostCores::are_device ? note_stalls_in_order() : note_stalls_beside();
+  if (first_ > 0) {
+    leave_lead();
+  }
   return std::move(s_);
+}
+
+/// So many steps, one after the other; absent where nothing runs on from one to the next.
+std::optional<Program> repeated(const Program& program, int steps) {
+  const int count = static_cast<int>(program.step.size());
+  Program all = program;
+  all.step.clear();
+  bool any = false;
+  for (int step = 0; step < steps; ++step) {
+    for (int k = 0; k < count; ++k) {
+      Instruction i = program.step[static_cast<std::size_t>(k)];
+      const bool on = runs_on(i, k);
+      any = any || on;
+      i.needed_by += i.needed_by >= 0 ? (on ? step + 1 : step) * count : 0;
+      i.needed_by = std::min(i.needed_by, steps * count);
+      all.step.push_back(i);
+    }
+  }
+  return any ? std::optional(std::move(all)) : std::nullopt;
 }
 
 }  // namespace
@@ -315,7 +360,13 @@ Simulation simulate(const Program& program,
                     const PackSizes& sizes,
                     const Timing& timing,
                     Outcomes outcomes) {
-  return Clockwork(program, sizes, timing, outcomes).run();
+  // What runs on piles up for some steps where links are the bottleneck; then steps are alike.
+  constexpr int kSteps = 4;
+  if (const auto steps = repeated(program, kSteps)) {
+    const std::size_t first = (kSteps - 1) * program.step.size();
+    return Clockwork(*steps, first, sizes, timing, outcomes).run();
+  }
+  return Clockwork(program, 0, sizes, timing, outcomes).run();
 }
 
 }  // namespace strata::offload

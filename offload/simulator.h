@@ -60,7 +60,8 @@ struct Cause {
   PackClass cls = {};
   friend auto operator<=>(const Cause&, const Cause&) = default;
 };
-/// A step on virtual time, as decisions come out.
+/// A step on virtual time, as decisions come out. Where transfers run on, one of many: it begins
+/// with those of the step before under way, and its own may end after it.
 struct Simulation {
   std::vector<Moment> at;      // by instruction; what does not run takes no time
   std::vector<double> stalls;  // by instruction: how long transfers were waited for before it

@@ -159,8 +159,10 @@ void TieredStore::start(const Instruction& move) {
 
 void TieredStore::copy(Place& to, const Place& from) {
   if (to.extent >= 0) {
+    file_bytes_.written += std::ssize(bytes_of(from));
     to.ticket = static_cast<std::int64_t>(nvme_->write(to.extent, bytes_of(from)));
   } else if (from.extent >= 0) {
+    file_bytes_.read += std::ssize(bytes_of(to));
     to.ticket = static_cast<std::int64_t>(nvme_->read(from.extent, bytes_of(to)));
   } else {
     to.ticket = lane(from, to).copy(bytes_of(to), bytes_of(from));

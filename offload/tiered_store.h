@@ -46,6 +46,11 @@ class TieredStore final : public PackStore {
   void discard(int block, Tier tier) override;
   /// By class of pack.
   const std::map<PackClass, Waits>& waits() const { return waits_; }
+  /// Of files, by the transfers that were started.
+  struct FileBytes {
+    std::int64_t read = 0, written = 0;
+  };
+  const FileBytes& file_bytes() const { return file_bytes_; }
   /// Of the files; absent: there are none.
   const NvmeStore* nvme() const { return nvme_.get(); }
   /// Once per step.
@@ -82,6 +87,7 @@ class TieredStore final : public PackStore {
   std::vector<Place> places_;  // by replica
   Residency residency_;
   std::map<PackClass, Waits> waits_;
+  FileBytes file_bytes_;
   std::map<Link, CopyLane> copies_;  // beside each other, as the simulator has them
   std::unique_ptr<NvmeStore> nvme_;  // its lanes end before the memory they use
 };

@@ -33,8 +33,11 @@ TransferList::TransferList(const Program& program,
   hold_stays();
 }
 
-void TransferList::make(int spare) {
+void TransferList::make(int spare, const Budgets& kept_free) {
   require_room();
+  for (const auto& [tier, bytes] : kept_free) {
+    rooms_.keep_free(tier, bytes);
+  }
   join_stays(spare);
   for (const auto& [key, stays] : table_.stays()) {
     lasts(key) ? add_lasting(key, stays) : add_passing(key, stays);
@@ -191,7 +194,8 @@ bool TransferList::hands_over(PackKey key, const std::vector<Stay>& stays, std::
 /// From home and back around every stay elsewhere.
 void TransferList::add_lasting(PackKey key, const std::vector<Stay>& stays) {
   const Tier at_home = home(key);
-  int free_from = 0;  // from where on the home's bytes are the latest
+  const bool loops = base_.kind == ProgramKind::train;
+  int free_from = loops ? stays.back().last + 1 - count_ : 0;  // the home's bytes are the latest
   bool handed = false;
   for (std::size_t s = 0; s < stays.size(); ++s) {
     const Stay& stay = stays[s];
@@ -200,7 +204,9 @@ void TransferList::add_lasting(PackKey key, const std::vector<Stay>& stays) {
       continue;
     }
     const bool from_before = std::exchange(handed, hands_over(key, stays, s));
-    const int next = s + 1 < stays.size() ? stays[s + 1].first : count_ - 1;
+    const int next = s + 1 < stays.size() ? stays[s + 1].first
+                     : loops              ? stays.front().first + count_
+                                          : count_ - 1;
     const bool conditional = stay.when != When::always;
     // Only `skipped` is the opposite of a condition that can be said.
     const int from =

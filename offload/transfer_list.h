@@ -8,7 +8,8 @@
 namespace strata::offload {
 
 /// A transfer, started before instruction `start` and waited for before `due`; both of the program
-/// without transfers.
+/// without transfers. A start below 0 is one of the step before, a due from the number of
+/// instructions on one of the next.
 struct Transfer {
   Instruction move;
   std::int64_t size_bytes = 0;
@@ -32,9 +33,9 @@ class TransferList {
                const PackSizes& sizes,
                const Budgets& budgets);
   /// And transfers. What is used again soon stays where it is as long as there is room for that
-  /// and for `spare` transfers beside it. Throws infeasible when there is not even room for what
-  /// instructions use.
-  void make(int spare);
+  /// and for `spare` transfers beside it, and for what is to be kept free. Throws infeasible when
+  /// there is not even room for what instructions use.
+  void make(int spare, const Budgets& kept_free = {});
   const Program& framed() const { return table_.framed(); }
   const Rooms& rooms() const { return rooms_; }
   const std::vector<Transfer>& transfers() const { return transfers_; }

@@ -1,6 +1,7 @@
 #include "offload/transfers.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -31,8 +32,8 @@ class Drafts {
         count_(static_cast<int>(program.step.size())),
         rooms_(list.rooms()),
         transfers_(list.transfers()) {}
-  /// The fastest.
-  Draft best(int rounds);
+  /// The fastest. `apart`: steps that leave nothing to the next one are tried too.
+  Draft best(int rounds, bool apart);
 
  private:
   static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
@@ -42,11 +43,17 @@ class Drafts {
 
   /// Who has room first: what leaves, so that nobody waits for it to be gone, or what comes.
   enum class First : std::uint8_t { departures, arrivals };
+  void improve(Draft& best, int rounds, First first);
   Draft draft();
   std::vector<double> stretched_starts() const;
   void spread(const std::vector<double>& at, First first);
+  double time_of(const std::vector<double>& at, int instruction) const;
   void delay_departures(const std::vector<double>& at);
+  int latest_due(const Transfer& leaving) const;
   void advance_arrivals(const std::vector<double>& at);
+  std::map<const Transfer*, double> latest_starts(const std::vector<Transfer*>& by_due,
+                                                  const std::vector<double>& at) const;
+  int earliest_start(const Transfer& coming, const std::vector<const Transfer*>& leaving) const;
   static std::pair<int, int> rank(const Transfer& t);
   Program write();
 
@@ -55,31 +62,42 @@ class Drafts {
   const PackSizes& sizes_;
   const Timing& timing_;
   const int count_;
+  bool loops_ = false;  // transfers run on into the next step
   Rooms rooms_;
   std::vector<Transfer> transfers_;
   std::vector<int> written_at_;  // where instructions are in the program written last
 };
 
-Draft Drafts::best(int rounds) {
+Draft Drafts::best(int rounds, bool apart) {
   Draft best = draft();
+  const bool may_loop = base_.kind == ProgramKind::train;
   for (const First first : {First::departures, First::arrivals}) {
-    std::vector<double> starts = stretched_starts();
-    double before = best.seconds;
-    int worse = 0;
-    for (int round = 0; round < rounds && worse < kPatience && !transfers_.empty(); ++round) {
-      spread(starts, first);
-      Draft next = draft();
-      for (std::size_t k = 0; k < starts.size(); ++k) {
-        starts[k] += kTrust * (next.starts[k] - starts[k]);
-      }
-      worse = next.seconds >= before * 0.999 ? worse + 1 : 0;
-      before = std::min(before, next.seconds);
-      if (next.seconds < best.seconds) {
-        best = std::move(next);
+    for (const bool loops : {false, true}) {
+      loops_ = loops;
+      if (loops ? may_loop : apart || !may_loop) {
+        improve(best, rounds, first);
       }
     }
   }
   return best;
+}
+
+void Drafts::improve(Draft& best, int rounds, First first) {
+  std::vector<double> starts = stretched_starts();
+  double before = best.seconds;
+  int worse = 0;
+  for (int round = 0; round < rounds && worse < kPatience && !transfers_.empty(); ++round) {
+    spread(starts, first);
+    Draft next = draft();
+    for (std::size_t k = 0; k < starts.size(); ++k) {
+      starts[k] += kTrust * (next.starts[k] - starts[k]);
+    }
+    worse = next.seconds >= before * 0.999 ? worse + 1 : 0;
+    before = std::min(before, next.seconds);
+    if (next.seconds < best.seconds) {
+      best = std::move(next);
+    }
+  }
 }
 
 Draft Drafts::draft() {
@@ -125,6 +143,25 @@ void Drafts::spread(const std::vector<double>& at, First first) {
   }
 }
 
+/// Of the steps before and after too: the program is a loop.
+double Drafts::time_of(const std::vector<double>& at, int instruction) const {
+  const int steps = instruction < 0 ? -1 : instruction >= count_ ? 1 : 0;
+  return at[static_cast<std::size_t>(instruction - steps * count_)] + steps * at.back();
+}
+
+/// What brings the same bytes back comes after.
+int Drafts::latest_due(const Transfer& leaving) const {
+  int latest =
+      loops_ ? leaving.latest : std::min(leaving.latest, std::max(leaving.start, count_ - 1));
+  for (const Transfer& other : transfers_) {
+    if (other.brings() && other.move.key() == leaving.move.key()) {
+      const int start = other.due >= leaving.start ? other.start : other.start + count_;
+      latest = std::min(latest, std::max(start, leaving.start));
+    }
+  }
+  return latest;
+}
+
 /// In the order in which they start: each is waited for where it will be done.
 void Drafts::delay_departures(const std::vector<double>& at) {
   std::vector<Transfer*> leaving;
@@ -137,17 +174,13 @@ void Drafts::delay_departures(const std::vector<double>& at) {
   std::map<Link, double> free;
   for (Transfer* const t : leaving) {
     double& done = free[{t->move.source, t->move.tier}];
-    done = std::max(done, at[static_cast<std::size_t>(std::min(t->start, count_ - 1))]) +
+    done = std::max(done, time_of(at, std::min(t->start, count_ - 1))) +
            timing_.crowded_seconds(t->move, t->size_bytes);
-    int latest = t->latest;  // what brings the same bytes back comes after
-    for (const Transfer& other : transfers_) {
-      if (other.brings() && other.move.key() == t->move.key() && other.due >= t->start) {
-        latest = std::min(latest, std::max(other.start, t->start));
-      }
-    }
-    while (t->due < latest && at[static_cast<std::size_t>(t->due)] < done) {
+    const int latest = latest_due(*t);
+    while (t->due < latest && time_of(at, t->due) < done) {
       const Tier source = t->move.source;
-      const int held = left_by(source, t->due, count_), end = std::min(held + 1, count_);
+      const int held = t->due + (source == Tier() ? 0 : 1);
+      const int end = latest < count_ ? std::min(held + 1, count_) : held + 1;
       if (!rooms_.fits(source, held, end, t->size_bytes)) {
         break;
       }
@@ -157,41 +190,54 @@ void Drafts::delay_departures(const std::vector<double>& at) {
   }
 }
 
-/// Latest starts by deadlines that no stall has put off, from the end; then, first deadline first,
-/// as much of the lead as there is room for.
+/// By deadlines, from the end, at which the arrivals of the next step stand in line.
+std::map<const Transfer*, double> Drafts::latest_starts(const std::vector<Transfer*>& by_due,
+                                                        const std::vector<double>& at) const {
+  constexpr double kNever = std::numeric_limits<double>::infinity();
+  std::map<Link, double> next;
+  std::map<const Transfer*, double> latest;
+  for (int step = loops_ ? 1 : 0; step >= 0; --step) {
+    for (auto t = by_due.rbegin(); t != by_due.rend(); ++t) {
+      const double seconds = timing_.crowded_seconds((*t)->move, (*t)->size_bytes);
+      double& begin = next.try_emplace({(*t)->move.source, (*t)->move.tier}, kNever).first->second;
+      begin = std::min(begin, time_of(at, (*t)->due + step * count_)) - seconds;
+      latest[*t] = begin - kMargin * seconds;
+    }
+  }
+  return latest;
+}
+
+/// What brings bytes comes after what took the same away.
+int Drafts::earliest_start(const Transfer& coming,
+                           const std::vector<const Transfer*>& leaving) const {
+  int earliest = loops_ ? coming.earliest : std::max(coming.earliest, 0);
+  // Into the device: last of what starts where it does. Out of it: first.
+  const bool strictly = coming.move.tier == Tier() || coming.empties_device();
+  for (const Transfer* const other : leaving) {
+    const int step = other->start <= coming.due ? 0 : -count_;
+    earliest =
+        std::max(earliest, step + (strictly ? std::max(other->due, other->start + 1) : other->due));
+  }
+  return earliest;
+}
+
+/// Latest starts by deadlines that no stall has put off; then, first deadline first, as much of the
+/// lead as there is room for.
 void Drafts::advance_arrivals(const std::vector<double>& at) {
   std::vector<Transfer*> coming;
+  std::map<PackKey, std::vector<const Transfer*>> leaving;
   for (Transfer& t : transfers_) {
     if (t.brings()) {
       coming.push_back(&t);
-    }
-  }
-  std::ranges::stable_sort(coming, {}, [](const Transfer* t) { return t->due; });
-  std::map<Link, double> next;
-  std::map<const Transfer*, double> latest;
-  for (auto t = coming.rbegin(); t != coming.rend(); ++t) {
-    const double seconds = timing_.crowded_seconds((*t)->move, (*t)->size_bytes);
-    const auto [begin, first] = next.try_emplace({(*t)->move.source, (*t)->move.tier},
-                                                 at[static_cast<std::size_t>((*t)->due)]);
-    begin->second = std::min(begin->second, at[static_cast<std::size_t>((*t)->due)]) - seconds;
-    latest[*t] = begin->second - kMargin * seconds;
-  }
-  // What brings bytes must come after what took the same away.
-  std::map<PackKey, std::vector<const Transfer*>> leaving;
-  for (const Transfer& t : transfers_) {
-    if (!t.brings()) {
+    } else {
       leaving[t.move.key()].push_back(&t);
     }
   }
+  std::ranges::stable_sort(coming, {}, [](const Transfer* t) { return t->due; });
+  const std::map<const Transfer*, double> latest = latest_starts(coming, at);
   for (Transfer* const t : coming) {
-    int earliest = t->earliest;
-    for (const Transfer* const other : leaving[t->move.key()]) {
-      if (other->start <= t->due) {
-        const bool fills = other->move.tier == Tier();  // last of what starts where it does
-        earliest = std::max(earliest, fills ? std::max(other->due, other->start + 1) : other->due);
-      }
-    }
-    while (t->start > earliest && at[static_cast<std::size_t>(t->start)] > latest[t] &&
+    const int earliest = earliest_start(*t, leaving[t->move.key()]);
+    while (t->start > earliest && time_of(at, t->start) > latest.at(t) &&
            rooms_.fits(t->move.tier, t->start - 1, t->start, t->size_bytes)) {
       --t->start;
       rooms_.hold(t->move.tier, t->start, t->start + 1, t->size_bytes);
@@ -203,7 +249,7 @@ void Drafts::advance_arrivals(const std::vector<double>& at) {
 /// that start before the same instruction.
 std::pair<int, int> Drafts::rank(const Transfer& t) {
   if (t.brings()) {
-    return {t.empties_device() ? 1 : kIntoDevice + 1, t.due};
+    return {t.empties_device() ? 1 : kIntoDevice + 1, t.due - t.start};
   }
   return {t.move.tier == Tier() ? kIntoDevice : 0, 0};
 }
@@ -214,7 +260,8 @@ Program Drafts::write() {
   Program program = list_.framed();
   std::vector<std::vector<const Transfer*>> starting(static_cast<std::size_t>(count_));
   for (const Transfer& t : transfers_) {
-    starting[static_cast<std::size_t>(std::min(t.start, count_ - 1))].push_back(&t);
+    const int start = t.start < 0 ? t.start + count_ : std::min(t.start, count_ - 1);
+    starting[static_cast<std::size_t>(start)].push_back(&t);
   }
   const std::vector<Instruction> framed = std::move(program.step);
   program.step.clear();
@@ -250,13 +297,16 @@ Program Drafts::write() {
   }
   for (const auto& [index, t] : written) {
     Instruction& move = program.step[index];
-    const auto due = static_cast<std::size_t>(std::min(t->due, count_ - 1));
+    const bool next_step = t->start < 0 || t->due >= count_;
+    const auto due = static_cast<std::size_t>(
+        t->due >= count_ && t->due > t->start ? t->due - count_ : std::min(t->due, count_ - 1));
     // What is on its way out of the device may have come into it by a departure from elsewhere.
     const int room = t->empties_device() ? first_arrival[due] : first[due];
     const bool gone = !t->brings() || t->empties_device();
-    move.needed_by = move.clean ? -1
-                     : gone     ? std::max(room, static_cast<int>(index) + 1)
-                                : written_at_[due];
+    move.needed_by = move.clean  ? -1
+                     : !gone     ? written_at_[due]
+                     : next_step ? room
+                                 : std::max(room, static_cast<int>(index) + 1);
   }
   return program;
 }
@@ -268,15 +318,17 @@ Program with_transfers(const Program& program,
                        const PackSizes& sizes,
                        const Timing& timing,
                        const Budgets& budgets,
-                       Effort effort) {
+                       Effort effort,
+                       const Budgets& kept_free) {
   // Room either keeps what is used again or lets transfers run ahead; which is better, time tells.
   std::optional<Draft> best;
   const std::vector<int> spares =
       effort == Effort::full ? std::vector{0, 1, 2, 3, 5, 8} : std::vector{2};
   for (const int spare : spares) {
     TransferList list(program, placement, sizes, budgets);
-    list.make(spare);
-    Draft draft = Drafts(program, list, sizes, timing).best(effort == Effort::full ? 5 : 1);
+    list.make(spare, kept_free);
+    const bool full = effort == Effort::full;
+    Draft draft = Drafts(program, list, sizes, timing).best(full ? 5 : 1, full);
     if (!best || draft.seconds < best->seconds) {
       best = std::move(draft);
     }

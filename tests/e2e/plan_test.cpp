@@ -369,7 +369,11 @@ TEST_F(Plans, TrainTellsWhatCameOfThem) {
   const CommandEnd end = run_command(words("train", offload + Words{"--json", "--data.valid=0.1"}));
   ASSERT_EQ(end.exit_code, 0) << end.text();
   const json o = json::parse(end.out)["offloaded"];
-  EXPECT_EQ(o["nvme_read_per_step"]["used_bytes"], o["nvme_read_per_step"]["planned_bytes"]);
+  const auto read = [&](const char* what) {
+    return o["nvme_read_per_step"][what].get<std::int64_t>();
+  };
+  EXPECT_GE(read("used_bytes"), read("planned_bytes"));
+  EXPECT_LE(read("used_bytes"), 2 * read("planned_bytes")) << "nothing is read twice but ahead";
   EXPECT_EQ(o["nvme_written_per_step"]["used_bytes"], p["step"]["nvme_written_bytes"]);
   EXPECT_EQ(o["predicted_seconds"], p["step"]["seconds"]);
   EXPECT_GT(o["median_seconds"].get<double>(), 0);

@@ -141,8 +141,9 @@ class Traffic {
     scalars.inputs.loss_tokens = static_cast<std::int64_t>(batches_.size()) * 16;
     engine_->step(scalars);
     EXPECT_NE(scalars.outcome, Outcome::skip);
+    engine_->settle();
     const Bytes after = files();
-    return {after.read - before.read, after.written - before.written};
+    return {after.read - before.read - fetched_ahead(), after.written - before.written};
   }
   const Blueprint& blueprint() const { return engine_->blueprint(); }
   /// Of the moves of the program, between the two.
@@ -153,6 +154,17 @@ class Traffic {
   }
 
  private:
+  /// For a step that does not come.
+  std::int64_t fetched_ahead() const {
+    const Program& p = blueprint().step_program();
+    std::int64_t bytes = 0;
+    for (std::size_t k = 0; k < p.step.size(); ++k) {
+      const Instruction& i = p.step[k];
+      const bool ahead = i.op == Op::fetch && runs_on(i, static_cast<int>(k));
+      bytes += ahead && i.source == kNvme ? blueprint().plan().sizes.at(i.key()) : 0;
+    }
+    return bytes;
+  }
   Bytes files() const {
     Bytes all;
     for (int path = 0; path < 2 && engine_->store().nvme() != nullptr; ++path) {

@@ -52,8 +52,12 @@ class Run {
                                    Outcome::clip_below_one,
                                    Outcome::skip}[static_cast<std::size_t>(dice_.below(3))];
     machine_.run(*executors_[0], scalars_);
-    expect_settled();
+    for (const auto& [tier, planned] : plan_.tiers) {
+      ASSERT_LE(ledger_.peak(tier), planned.peak_bytes) << to_string(tier);
+    }
     if (dice_.one_in(4)) {
+      executors_[0]->settle();
+      expect_settled();
       if (executors_.size() > 4) {
         machine_.run(*executors_[4], scalars_);
       }

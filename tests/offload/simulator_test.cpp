@@ -69,6 +69,56 @@ TEST(Simulator, HostCoresWorkBesideTheDevice) {
   EXPECT_DOUBLE_EQ(beside.host_seconds, 2 * 3);
 }
 
+/// One block whose update of 3 s follows a backward of 4; its state comes and goes in `bytes` s
+/// each.
+Program state_in_file(bool runs_on) {
+  const PackKey state{PackClass::state, 0};
+  Program p;
+  p.blocks = 1;
+  p.step = {{.op = Op::begin},
+            move(Op::fetch, state, kNvme, kDevice, runs_on ? 0 : 3),
+            {.op = Op::backward, .block = 0},
+            {.op = Op::update, .block = 0},
+            move(Op::evict, state, kDevice, kNvme, runs_on ? 3 : 5),
+            {.op = Op::end}};
+  return p;
+}
+
+TEST(Simulator, WhatRunsOnHidesBehindTheNextStep) {
+  for (const HostCores cores : {HostCores::are_device, HostCores::beside_device}) {
+    const auto seconds = [&](std::int64_t bytes, bool runs_on) {
+      const PackSizes sizes{{{PackClass::state, 0}, bytes}};
+      return simulate(state_in_file(runs_on), sizes, timing(cores)).seconds;
+    };
+    EXPECT_DOUBLE_EQ(seconds(2, false), 4 + 3 + 2);
+    EXPECT_DOUBLE_EQ(seconds(2, true), 4 + 3) << "fetch and evict are hidden";
+    Program p = state_in_file(true);
+    std::swap(p.step[1], p.step[2]);  // backward, fetch, update
+    p.step[2].needed_by = 3;
+    const PackSizes sizes{{{PackClass::state, 0}, 2}};
+    EXPECT_DOUBLE_EQ(simulate(p, sizes, timing(cores)).seconds, 4 + 2 + 3) << "the evict is hidden";
+  }
+}
+
+TEST(Simulator, StepsThatRunIntoEachOtherAreNoFasterThanTheBound) {
+  Program p = state_in_file(true);
+  p.step[1].needed_by = 3;
+  for (const std::int64_t bytes : {1, 5, 20}) {
+    for (const bool shared : {false, true}) {
+      Timing t = timing(HostCores::are_device);
+      if (shared) {
+        t.shared = {{{{kNvme, kDevice}, {kDevice, kNvme}}, 1.0}};
+      }
+      const PackSizes sizes{{{PackClass::state, 0}, bytes}};
+      const Simulation s = simulate(p, sizes, t);
+      EXPECT_GE(s.seconds, s.bound_seconds() * (1 - 1e-9)) << bytes;
+      EXPECT_EQ(s.at.size(), p.step.size());
+      EXPECT_EQ(s.moved_bytes.at({kNvme, kDevice}), bytes);
+      EXPECT_DOUBLE_EQ(s.compute_seconds, 7);
+    }
+  }
+}
+
 TEST(Simulator, UpdatesInTheHostWaitForTheDecision) {
   Program p = updates_in_host();
   std::rotate(p.step.begin() + 3, p.step.begin() + 4, p.step.begin() + 6);
@@ -258,7 +308,8 @@ TEST(Simulator, HostCoresBesideTheDeviceObeyTheProgram) {
         EXPECT_GE(s.at[k].begin, last[i.key()]) << k;
         last[i.key()] = s.at[k].end;
         const auto user = static_cast<std::size_t>(due(i, static_cast<int>(k)));
-        EXPECT_GE(s.at[user].begin, s.at[k].end) << k << " is due at " << user;
+        const double at = s.at[user].begin + (runs_on(i, static_cast<int>(k)) ? s.seconds : 0);
+        EXPECT_GE(at, s.at[k].end) << k << " is due at " << user;
       }
     }
     Timing serial = w.timing;
