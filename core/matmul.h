@@ -11,8 +11,8 @@
 
 namespace strata {
 
-/// The only door to matrix products: our own panels for f32 on machines with AVX-512, the library
-/// for the rest. Dense operands. The library's At*B splits the inner dimension by thread count, so
+/// The only door to matrix products: our own panels on machines with AVX-512, the library for the
+/// rest. Dense operands. The library's At*B splits the inner dimension by thread count, so
 /// there it goes through a transposed copy (DESIGN 5.4).
 enum class MatmulForm : std::uint8_t {
   ab,   // C (m, n) = A (m, k) * B (k, n)

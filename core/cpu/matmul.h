@@ -8,9 +8,8 @@
 
 namespace strata::cpu {
 
-/// The product of core/matmul.h on checked operands: core/cpu/panel_product.h for f32 where
-/// there is AVX-512, else oneDNN, or a plain loop in builds whose sanitizer cannot see into the
-/// library.
+/// The product of core/matmul.h on checked operands: core/cpu/panel_product.h where there is
+/// AVX-512, else oneDNN, or a plain loop in builds whose sanitizer cannot see into the library.
 std::int64_t product_scratch_bytes(const MatmulShape& shape);
 struct ProductOperands {
   std::byte* C;

@@ -133,7 +133,7 @@ std::int64_t scratch_bytes_of_type(const MatmulShape& shape) {
 
 std::string kernel_of_type(const MatmulShape& shape) {
   if (has_panel_product(shape)) {
-    return "strata:avx512 panels";
+    return shape.in == DType::f32 ? "strata:avx512 panels" : "strata:avx512 panels of bf16 pairs";
   }
   const MatmulShape own = shape.form == MatmulForm::atb ? Turned(shape).shape : shape;
   return prepared(own, Accumulate::overwrite).kernel_name();
@@ -217,7 +217,7 @@ void product_widened(const ProductOperands& operands,
 }
 
 bool widens(const MatmulShape& shape) {
-  return shape.in == DType::bf16 && !has_fast_bf16();
+  return shape.in == DType::bf16 && !has_panel_product(shape) && !has_fast_bf16();
 }
 
 }  // namespace
@@ -252,13 +252,15 @@ bool product_reads_transposed(DType in) {
 }
 
 bool product_has_bf16() {
-  return has_fast_bf16();
+  return has_fast_bf16() || has_bf16_dot();
 }
 
 std::string product_library() {
   const dnnl_version_t* v = dnnl_version();
   // The instruction set decides the bits as much as the version does, and whether f32 is ours.
-  const std::string panels = isa_level() == IsaLevel::avx512 ? "f32 avx512 panels, " : "";
+  const std::string panels = has_bf16_dot()                    ? "avx512 panels, "
+                             : isa_level() == IsaLevel::avx512 ? "f32 avx512 panels, "
+                                                               : "";
   return panels + "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
          std::to_string(v->patch) + " isa " + std::to_string(dnnl_get_effective_cpu_isa());
 }

@@ -2,6 +2,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/bf16.h"
+
 namespace strata::cpu {
 
 // The parts of a product that only AVX-512's intrinsics express: a block of C that stays in the
@@ -10,7 +12,11 @@ namespace strata::cpu {
 
 /// A block of C is at most 14 rows by 32 columns: 28 of 32 registers.
 inline constexpr std::int64_t kPanelRows = 14, kPanelColumns = 32;
-/// k in one panel: at most this, in chunks of 16; what is left of the last chunk is zero.
+/// Panels are of words: a float, or two bf16 that are neighbours in k, which one instruction
+/// multiplies and adds (callers have asked has_bf16_dot()). Depth is counted in words.
+enum class PanelWord : std::uint8_t { f32, bf16_pair };
+inline constexpr std::int64_t kWordBytes = 4;
+/// The depth of one panel: at most this, in chunks of 16; what is left of the last chunk is zero.
 inline constexpr std::int64_t kPanelDepth = 384, kPanelChunk = 16;
 
 constexpr std::int64_t panel_chunks(std::int64_t depth) {
@@ -25,14 +31,24 @@ constexpr std::int64_t panel_floats_of_b(std::int64_t depth) {
   return panel_chunks(depth) * kPanelChunk * kPanelColumns;
 }
 
-/// A piece of A or B in memory. `along`: whether neighbours in memory are neighbours in k.
-/// extent: rows of A, at most kPanelRows, or columns of B, at most kPanelColumns.
+/// A piece of A or B in memory. `along`: whether neighbours in memory are neighbours in k; pairs of
+/// B that lie along k begin at whole words. extent: rows of A, at most kPanelRows, or columns of B,
+/// at most kPanelColumns.
 struct PanelSource {
-  const float* first = nullptr;
-  std::int64_t pitch = 0;
+  const std::byte* first = nullptr;
+  std::int64_t pitch_bytes = 0;
   bool along = false;
+  PanelWord word = PanelWord::f32;
   std::int64_t extent = 0, depth = 0;
+  bool half = false;  // the last pair has no second element
+  /// Pairs whose elements lie in two rows.
+  bool across() const { return word == PanelWord::bf16_pair && !along; }
 };
+
+/// Without what is left of the last one, half a pair included.
+constexpr std::int64_t whole_panel_chunks(const PanelSource& from) {
+  return (from.depth - (from.half ? 1 : 0)) / kPanelChunk;
+}
 
 void pack_panel_of_b(float* to, const PanelSource& from);
 /// Chunks [begin, end) of k; past the last whole chunk, zeros.
@@ -48,10 +64,11 @@ void add_squares_of_b(double* sums, const float* panel, std::int64_t columns, st
 /// a share of the next panel of A is copied in rows of `vectors`, the share after it fetched in
 /// rows of `lines`.
 struct PanelShare {
-  const float* from = nullptr;
+  const std::byte* from = nullptr;
   float* to = nullptr;
-  const float* fetched = nullptr;
-  std::int64_t from_pitch = 0, to_pitch = 0, copies = 0, fetches = 0, vectors = 0, lines = 0;
+  const std::byte* fetched = nullptr;
+  std::int64_t from_pitch = 0, second = 0;  // bytes; of pairs in two rows: to the second one
+  std::int64_t to_pitch = 0, copies = 0, fetches = 0, vectors = 0, lines = 0;
   std::uint16_t mask = 0xffff;
 };
 /// The whole chunks in [begin, end) of `next` are copied, those in [then_begin, then_end) of `then`
@@ -65,17 +82,22 @@ PanelShare panel_share(float* to,
                        std::int64_t then_end);
 
 struct PanelCall {
+  PanelWord word;
   const float *a, *b;  // packed
   float* c;
   std::int64_t ldc, rows, columns, depth;
-  bool along;         // as in the source of A
-  bool add;           // to C
-  const float* bias;  // or none: of the columns
-  PanelShare share;
+  bool along;             // as in the source of A
+  bool add;               // to C
+  const std::byte* bias;  // or none: of the columns, of the type of A and B
+  // Of pairs: where the sum goes, rounded, instead of C, and whether to what is there.
+  bf16* rounded = nullptr;
+  std::int64_t ld_rounded = 0;
+  bool add_rounded = false;
+  PanelShare share = {};
   const PanelSource* next_b = nullptr;  // fetched instead of a share
 };
-/// C (rows, columns) = or += A * B, plus the bias. An element is one chain of fma from zero in
-/// order of k.
+/// C (rows, columns) = or += A * B, plus the bias. An element is one chain from zero in order of k,
+/// of fma or of dot products of pairs.
 void multiply_panels(const PanelCall& call);
 
 }  // namespace strata::cpu

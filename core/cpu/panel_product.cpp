@@ -24,9 +24,24 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) {
   return pieces(n, to) * to;
 }
 
-/// k in equal blocks: a function of k alone, since it decides the bits.
-std::int64_t block_depth(std::int64_t k) {
-  return round_up(pieces(k, pieces(k, kPanelDepth)), kPanelChunk);
+PanelWord word_of(DType in) {
+  return in == DType::f32 ? PanelWord::f32 : PanelWord::bf16_pair;
+}
+
+/// Depth in words.
+std::int64_t depth_of(const MatmulShape& s) {
+  return s.in == DType::f32 ? s.k : pieces(s.k, 2);
+}
+
+/// The depth in equal blocks: a function of k and type alone, since it decides the bits.
+std::int64_t block_depth(std::int64_t depth) {
+  return round_up(pieces(depth, pieces(depth, kPanelDepth)), kPanelChunk);
+}
+
+/// Sums that are to be rounded are kept apart until the last block of k: of so many rows at a time.
+constexpr std::int64_t kRowsOfSums = 36 * kPanelRows;
+bool keeps_sums(const MatmulShape& s) {
+  return s.out == DType::bf16 && depth_of(s) > block_depth(depth_of(s));
 }
 
 /// Rows of the panel that begins `left` rows before the end: 16 are two halves, not 14 and a rest.
@@ -44,8 +59,8 @@ struct Grid {
   std::int64_t rows = 1, columns = 1;
 };
 
-/// What the largest rectangle costs, in cycles for each k: every panel of A is copied once for each
-/// group of panels of B.
+/// What the largest rectangle costs, in cycles for each word of k: every panel of A is copied once
+/// for each group of panels of B.
 double cost(const MatmulShape& s, const Grid& grid) {
   constexpr double kBlock = 28, kCopyOfA = 5, kCopyOfB = 8;
   const auto down = static_cast<double>(pieces(pieces(s.m, kPanelRows), grid.rows));
@@ -80,19 +95,24 @@ struct Range {
   }
 };
 
-/// What one thread needs: two panels of A, one in use and one to come, and a block of B.
+/// What one thread needs: two panels of A, one in use and one to come, a block of B, and sums.
 std::int64_t floats_of_a() {
   return round_up(kPanelFloatsOfA, kLineFloats);
 }
+std::int64_t floats_of_b(const MatmulShape& s) {
+  const std::int64_t depth = depth_of(s), block = block_depth(depth);
+  return std::min(kPanelsOfB, pieces(s.n, kPanelColumns) * pieces(depth, block)) *
+         panel_floats_of_b(std::min(block, depth));
+}
 std::int64_t floats_of_thread(const MatmulShape& s) {
-  return 2 * floats_of_a() +
-         std::min(kPanelsOfB, pieces(s.n, kPanelColumns) * pieces(s.k, block_depth(s.k))) *
-             panel_floats_of_b(std::min(block_depth(s.k), s.k));
+  const std::int64_t sums = std::min(kRowsOfSums, s.m) *
+                            std::min(kPanelsOfB * kPanelColumns, round_up(s.n, kPanelColumns));
+  return 2 * floats_of_a() + floats_of_b(s) + (keeps_sums(s) ? round_up(sums, kLineFloats) : 0);
 }
 
 /// Whether every rectangle keeps all that it packs of B, as the squares of A's rows need.
 bool keeps_b(const MatmulShape& s) {
-  return pieces(s.n, kPanelColumns) * pieces(s.k, block_depth(s.k)) <= kPanelsOfB;
+  return pieces(s.n, kPanelColumns) * pieces(s.k, block_depth(s.k)) <= kPanelsOfB;  // of floats
 }
 
 /// A rectangle of C on one thread: groups of columns, in them blocks of k, in them panels of rows;
@@ -108,14 +128,19 @@ class RectangleProduct {
         operands_(operands),
         mode_(mode),
         where_(where),
-        block_(block_depth(s.k)),
+        word_(word_of(s.in)),
+        rounds_(s.out == DType::bf16),
+        element_(size_bytes(s.in)),
+        depth_(depth_of(s)),
+        block_(block_depth(depth_)),
         group_(round_up(pieces(where.columns, pieces(where.columns, kPanelsOfB * kPanelColumns)),
                         kPanelColumns)),
-        keeps_b_(pieces(where.columns, kPanelColumns) * pieces(s.k, block_) <= kPanelsOfB),
+        keeps_b_(pieces(where.columns, kPanelColumns) * pieces(depth_, block_) <= kPanelsOfB),
         squares_{where.column == 0 ? operands.squares.rows_of_a : nullptr,
                  where.row == 0 ? operands.squares.columns_of_b : nullptr},
         panels_of_a_{scratch, scratch + floats_of_a()},
-        block_of_b_(scratch + 2 * floats_of_a()) {}
+        block_of_b_(scratch + 2 * floats_of_a()),
+        sums_(keeps_sums(s) ? block_of_b_ + floats_of_b(s) : nullptr) {}
 
   void run() {
     Place place;
@@ -133,7 +158,7 @@ class RectangleProduct {
   };
 
   Place after(Place p) const {
-    if (keeps_b_ && p.k + block_ < shape_.k) {
+    if (keeps_b_ && p.k + block_ < depth_) {
       p.k += block_;
       return p;
     }
@@ -147,7 +172,7 @@ class RectangleProduct {
       p.row = 0;
       p.k += block_;
     }
-    if (p.k >= shape_.k) {
+    if (p.k >= depth_) {
       p.k = 0;
       p.column += group_;
     }
@@ -155,34 +180,47 @@ class RectangleProduct {
   }
   float* packed_b(const Place& p, std::int64_t column) const {
     const std::int64_t before = keeps_b_ ? p.k / block_ * pieces(group_, kPanelColumns) : 0;
-    return block_of_b_ + before * panel_floats_of_b(std::min(block_, shape_.k)) +
+    return block_of_b_ + before * panel_floats_of_b(std::min(block_, depth_)) +
            column / kPanelColumns * panel_floats_of_b(depth(p));
   }
-  std::int64_t depth(const Place& p) const { return std::min(block_, shape_.k - p.k); }
+  std::int64_t depth(const Place& p) const { return std::min(block_, depth_ - p.k); }
   std::int64_t columns(const Place& p) const { return std::min(group_, where_.columns - p.column); }
 
+  /// A piece of a matrix of `pitch` elements a row: from word k and `across` on in the other
+  /// direction.
+  PanelSource source(const std::byte* matrix,
+                     bool along,
+                     std::int64_t pitch,
+                     const Place& p,
+                     std::int64_t across) const {
+    const std::int64_t elements = word_ == PanelWord::f32 ? 1 : 2;
+    const std::int64_t at =
+        along ? across * pitch + p.k * elements : p.k * elements * pitch + across;
+    return {.first = matrix + at * element_,
+            .pitch_bytes = pitch * element_,
+            .along = along,
+            .word = word_,
+            .depth = depth(p),
+            .half = (p.k + depth(p)) * elements > shape_.k};
+  }
   /// Past the end, of no depth.
   PanelSource source_of_a(const Place& p) const {
     const bool along = shape_.form != MatmulForm::atb;
-    const std::int64_t pitch = along ? shape_.k : shape_.m, row = where_.row + p.row;
-    return {.first = reinterpret_cast<const float*>(operands_.A) +
-                     (along ? row * pitch + p.k : p.k * pitch + row),
-            .pitch = pitch,
-            .along = along,
-            .extent = panel_rows(where_.rows - p.row),
-            .depth = p.column < where_.columns ? depth(p) : 0};
+    PanelSource a = source(operands_.A, along, along ? shape_.k : shape_.m, p, where_.row + p.row);
+    a.extent = panel_rows(where_.rows - p.row);
+    if (p.column >= where_.columns) {
+      a.depth = 0;
+      a.half = false;
+    }
+    return a;
   }
   /// `column` within the group.
   PanelSource source_of_b(const Place& p, std::int64_t column) const {
     const bool along = shape_.form == MatmulForm::abt;
-    const std::int64_t pitch = along ? shape_.k : shape_.n,
-                       first = where_.column + p.column + column;
-    return {.first = reinterpret_cast<const float*>(operands_.B) +
-                     (along ? first * pitch + p.k : p.k * pitch + first),
-            .pitch = pitch,
-            .along = along,
-            .extent = std::min(kPanelColumns, columns(p) - column),
-            .depth = depth(p)};
+    PanelSource b = source(
+        operands_.B, along, along ? shape_.k : shape_.n, p, where_.column + p.column + column);
+    b.extent = std::min(kPanelColumns, columns(p) - column);
+    return b;
   }
 
   /// The panel of B to fetch while (p, column) is multiplied: the one packed next.
@@ -200,20 +238,27 @@ class RectangleProduct {
   }
 
   PanelCall call_at(const Place& p, std::int64_t column) const {
-    const std::int64_t at = where_.column + p.column + column;
-    const bool last = p.k + block_ >= shape_.k;
-    return {
-        .a = panels_of_a_[0],
-        .b = packed_b(p, column),
-        .c = reinterpret_cast<float*>(operands_.C) + (where_.row + p.row) * shape_.n + at,
-        .ldc = shape_.n,
-        .rows = panel_rows(where_.rows - p.row),
-        .columns = std::min(kPanelColumns, columns(p) - column),
-        .depth = depth(p),
-        .along = shape_.form != MatmulForm::atb,
-        .add = p.k > 0 || mode_ == Accumulate::add,
-        .bias = shape_.bias && last ? reinterpret_cast<const float*>(operands_.bias) + at : nullptr,
-        .share = {}};
+    const std::int64_t at = where_.column + p.column + column,
+                       in_c = (where_.row + p.row) * shape_.n + at;
+    const bool last = p.k + block_ >= depth_;
+    PanelCall call{.word = word_,
+                   .a = panels_of_a_[0],
+                   .b = packed_b(p, column),
+                   .c = rounds_ ? sums_ + p.row * group_ + column
+                                : reinterpret_cast<float*>(operands_.C) + in_c,
+                   .ldc = rounds_ ? group_ : shape_.n,
+                   .rows = panel_rows(where_.rows - p.row),
+                   .columns = std::min(kPanelColumns, columns(p) - column),
+                   .depth = depth(p),
+                   .along = shape_.form != MatmulForm::atb,
+                   .add = p.k > 0 || (mode_ == Accumulate::add && !rounds_),
+                   .bias = shape_.bias && last ? operands_.bias + at * element_ : nullptr};
+    if (rounds_ && last) {
+      call.rounded = reinterpret_cast<bf16*>(operands_.C) + in_c;
+      call.ld_rounded = shape_.n;
+      call.add_rounded = mode_ == Accumulate::add;
+    }
+    return call;
   }
 
   /// All of B is packed where this is asked for: the blocks of k of a panel of rows follow each
@@ -227,7 +272,7 @@ class RectangleProduct {
       std::fill(std::begin(lanes_), std::end(lanes_), 0.0);
     }
     add_squares_of_a(lanes_, panels_of_a_[0], rows, depth(p));
-    if (p.k + block_ >= shape_.k) {
+    if (p.k + block_ >= depth_) {
       for (std::int64_t r = 0; r < rows; ++r) {
         squares_.rows_of_a[where_.row + p.row + r] = fold_squares(lanes_ + r * kSquareLanes);
       }
@@ -273,8 +318,8 @@ class RectangleProduct {
       }
       multiply_panels(call);
     }
-    if (a.depth % kPanelChunk != 0) {  // shares are of whole chunks
-      pack_panel_of_a(panels_of_a_[1], a, a.depth / kPanelChunk, panel_chunks(a.depth));
+    if (whole_panel_chunks(a) < panel_chunks(a.depth)) {  // shares are of whole chunks
+      pack_panel_of_a(panels_of_a_[1], a, whole_panel_chunks(a), panel_chunks(a.depth));
     }
     return next;
   }
@@ -283,18 +328,26 @@ class RectangleProduct {
   const ProductOperands& operands_;
   Accumulate mode_;
   Rectangle where_;
-  std::int64_t block_, group_;
+  PanelWord word_;
+  bool rounds_;
+  std::int64_t element_;                // bytes
+  std::int64_t depth_, block_, group_;  // of all words, of a block of them; columns
   bool keeps_b_;
   ProductSquares squares_;                        // that this rectangle takes
   double lanes_[kPanelRows * kSquareLanes] = {};  // of the panel of rows in hand
   float* panels_of_a_[2];
   float* block_of_b_;
+  float* sums_;  // (rows, group): of the blocks of k so far, where the last one is rounded
 };
 
 }  // namespace
 
 bool has_panel_product(const MatmulShape& shape) {
-  return shape.in == DType::f32 && isa_level() == IsaLevel::avx512;
+  if (shape.in == DType::f32) {
+    return isa_level() == IsaLevel::avx512;
+  }
+  const bool whole_words = shape.form != MatmulForm::abt || shape.k % 2 == 0;
+  return has_bf16_dot() && whole_words;
 }
 
 std::int64_t panel_product_scratch_bytes(const MatmulShape& shape) {
@@ -334,18 +387,22 @@ void panel_product(const ProductOperands& operands,
       if (rows.size <= 0 || columns.size <= 0) {
         continue;
       }
-      constexpr std::int64_t kFloat = sizeof(float);
-      const ProductOperands own{.C = operands.C + batch * shape.m * shape.n * kFloat,
-                                .A = operands.A + batch * shape.m * shape.k * kFloat,
-                                .B = operands.B + batch * shape.k * shape.n * kFloat,
+      const std::int64_t in = size_bytes(shape.in), out = size_bytes(shape.out);
+      const ProductOperands own{.C = operands.C + batch * shape.m * shape.n * out,
+                                .A = operands.A + batch * shape.m * shape.k * in,
+                                .B = operands.B + batch * shape.k * shape.n * in,
                                 .bias = operands.bias,
                                 .squares = squares};
-      RectangleProduct(shape,
-                       own,
-                       mode,
-                       {rows.begin, rows.size, columns.begin, columns.size},
-                       memory + slot * floats_of_thread(shape))
-          .run();
+      const std::int64_t most = keeps_sums(shape) ? kRowsOfSums : rows.size;
+      for (std::int64_t row = 0; row < rows.size; row += most) {
+        RectangleProduct(
+            shape,
+            own,
+            mode,
+            {rows.begin + row, std::min(most, rows.size - row), columns.begin, columns.size},
+            memory + slot * floats_of_thread(shape))
+            .run();
+      }
     }
   });
 }

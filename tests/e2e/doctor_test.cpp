@@ -84,7 +84,8 @@ TEST(Doctor, SeesWhatTheLibraryWasToldToUse) {
   EXPECT_EQ(found["bf16_products"], false);
   EXPECT_THAT(found["matmul_kernel_bf16"].get<std::string>(), HasSubstr("in tiles on f32 copies"));
   EXPECT_THAT(found["matmul_kernel_f32"].get<std::string>(), HasSubstr("in tiles"));
-  EXPECT_THAT(doctor({}, {{"ONEDNN_MAX_CPU_ISA", "AVX2"}}), HasSubstr("products by f32 copies"));
+  EXPECT_THAT(doctor({}, {{"ONEDNN_MAX_CPU_ISA", "AVX2"}, {"STRATA_ISA", "avx2"}}),
+              HasSubstr("products by f32 copies"));
 }
 
 TEST(Doctor, SaysWhatIdleThreadsDo) {
