@@ -41,6 +41,7 @@ struct End {
   double evaluated = 0;
   int clipped = 0;
   std::int64_t device_peak = 0;
+  int running_on = 0;  // transfers that end in the next step
 };
 
 /// Five steps, of which some are clipped.
@@ -71,6 +72,7 @@ End train(const Computation& c) {
       EXPECT_EQ(engine.ledger().peak(tier), planned.peak_bytes) << to_string(tier);
     }
     end.device_peak = engine.ledger().peak(kDevice);
+    end.running_on = running_on(engine.blueprint().step_program());
   });
   return end;
 }
@@ -99,6 +101,7 @@ class Offload : public testing::TestWithParam<std::string> {
     EXPECT_GT(reference.clipped, 0);
     EXPECT_LT(reference.clipped, kSteps);
     for (const Update& update : updates) {
+      int running_on = 0;
       for (const std::string& tiers : placements()) {
         SCOPED_TRACE(tiers + ", " + update.name());
         Computation c = update.of(resident);
@@ -107,7 +110,9 @@ class Offload : public testing::TestWithParam<std::string> {
         EXPECT_EQ(end.hash, reference.hash);
         EXPECT_EQ(end.evaluated, reference.evaluated);
         EXPECT_LT(end.device_peak, reference.device_peak);
+        running_on += end.running_on;
       }
+      EXPECT_GT(running_on, 0) << update.name();
     }
   }
   tests::TempDir dir_;

@@ -39,6 +39,15 @@ inline Offloading offloading(const std::string& tiers, const std::filesystem::pa
 inline constexpr const char* kAllInNvme =
     "weights=nvme,state=nvme,grads=nvme,activations=nvme,update=host";
 
+/// How many transfers of a program end in its next run.
+inline int running_on(const Program& program) {
+  int count = 0;
+  for (std::size_t k = 0; k < program.step.size(); ++k) {
+    count += runs_on(program.step[k], static_cast<int>(k)) ? 1 : 0;
+  }
+  return count;
+}
+
 /// A mode, and how many blocks speculate where that is said.
 struct Update {
   UpdateMode mode = UpdateMode::after_norm;

@@ -73,6 +73,7 @@ class Training {
     engine_.step(scalars_);
     return scalars_.outcome;
   }
+  const Program& program() const { return engine_.blueprint().step_program(); }
 
  private:
   std::vector<MicroBatch> batches_;
@@ -180,6 +181,7 @@ TEST(OffloadedSteadyState, A15AStepTakesNothingFromTheSystem) {
     GTEST_SKIP() << "a sanitizer has malloc to itself: build with STRATA_SANITIZE empty";
   }
   const tests::TempDir dir;
+  int transfers_running_on = 0;
   for (const Update& update : {Update{UpdateMode::after_norm},
                                {UpdateMode::speculative},
                                {UpdateMode::lazy_forward},
@@ -188,6 +190,7 @@ TEST(OffloadedSteadyState, A15AStepTakesNothingFromTheSystem) {
     Computation c = update.of(computation_of("tiny-llama", Order::layer_major, DType::f32));
     c.offloading = std::make_shared<const Offloading>(offloading(kAllInNvme, dir.path()));
     Training training(c);
+    transfers_running_on += running_on(training.program());
     for (int i = 0; i < kWarmUp; ++i) {
       training.step();
     }
@@ -205,6 +208,7 @@ TEST(OffloadedSteadyState, A15AStepTakesNothingFromTheSystem) {
     EXPECT_EQ(open_files(), files);
     EXPECT_LE(page_faults() - faults, 200);
   }
+  EXPECT_GT(transfers_running_on, 0);
 }
 
 /// The counter itself: what it is to see, it sees.
