@@ -130,7 +130,7 @@ Verdict PlacementJudge::look(const TiersByBlock& tiers) {
   double seconds = 0;
   try {
     const Program written =
-        with_transfers(step, placement, used_, task_.timing, task_.budgets, effort_);
+        with_transfers(step, placement, used_, task_.timing, task_.budgets, {effort_});
     const std::int64_t bytes = written_bytes(written, used_);
     least_written_ = std::min(least_written_, bytes);
     verdict.missing_bytes = beyond_writes(bytes);
@@ -188,7 +188,7 @@ void PlacementJudge::refuse(const TiersByBlock& tiers) {
   }
   for (const Program* const program : task_.programs) {
     try {
-      with_transfers(*program, placement, used_, task_.timing, task_.budgets, effort_);
+      with_transfers(*program, placement, used_, task_.timing, task_.budgets, {effort_});
     } catch (const Infeasible& error) {
       Misfit misfit = error.misfit();
       misfit.detail += all;

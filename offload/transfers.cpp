@@ -32,8 +32,8 @@ class Drafts {
         count_(static_cast<int>(program.step.size())),
         rooms_(list.rooms()),
         transfers_(list.transfers()) {}
-  /// The fastest. `apart`: steps that leave nothing to the next one are tried too.
-  Draft best(int rounds, bool apart);
+  /// The fastest. A full effort tries steps that leave nothing to the next one too.
+  Draft best(const Drafting& drafting);
 
  private:
   static constexpr double kMargin = 0.25;  // of a transfer's time, that it may be late by
@@ -68,14 +68,16 @@ class Drafts {
   std::vector<int> written_at_;  // where instructions are in the program written last
 };
 
-Draft Drafts::best(int rounds, bool apart) {
+Draft Drafts::best(const Drafting& drafting) {
+  constexpr int kRounds = 5;
+  const bool full = drafting.effort == Effort::full;
+  const bool may_loop = base_.kind == ProgramKind::train && !drafting.apart;
   Draft best = draft();
-  const bool may_loop = base_.kind == ProgramKind::train;
   for (const First first : {First::departures, First::arrivals}) {
     for (const bool loops : {false, true}) {
       loops_ = loops;
-      if (loops ? may_loop : apart || !may_loop) {
-        improve(best, rounds, first);
+      if (loops ? may_loop : full || !may_loop) {
+        improve(best, full ? kRounds : 1, first);
       }
     }
   }
@@ -318,17 +320,14 @@ Program with_transfers(const Program& program,
                        const PackSizes& sizes,
                        const Timing& timing,
                        const Budgets& budgets,
-                       Effort effort,
-                       const Budgets& kept_free) {
+                       const Drafting& drafting) {
   // Room either keeps what is used again or lets transfers run ahead; which is better, time tells.
+  const bool full = drafting.effort == Effort::full;
   std::optional<Draft> best;
-  const std::vector<int> spares =
-      effort == Effort::full ? std::vector{0, 1, 2, 3, 5, 8} : std::vector{2};
-  for (const int spare : spares) {
+  for (const int spare : full ? std::vector{0, 1, 2, 3, 5, 8} : std::vector{2}) {
     TransferList list(program, placement, sizes, budgets);
-    list.make(spare, kept_free);
-    const bool full = effort == Effort::full;
-    Draft draft = Drafts(program, list, sizes, timing).best(full ? 5 : 1, full);
+    list.make(spare, drafting.kept_free);
+    Draft draft = Drafts(program, list, sizes, timing).best(drafting);
     if (!best || draft.seconds < best->seconds) {
       best = std::move(draft);
     }

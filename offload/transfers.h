@@ -23,20 +23,23 @@ enum class Effort : std::uint8_t {
   full,
   quick,  // one: to compare placements
 };
+struct Drafting {
+  Effort effort = Effort::full;
+  Budgets kept_free = {};  // of the budgets: leads and tails of transfers leave it alone
+  bool apart = false;      // no transfer runs on into the next step
+};
 
 /// The program with the transfers that a placement needs. Each is started as early as the budgets
 /// allow and virtual time asks for, and waited for as late as its bytes or its room are needed:
 /// which transfers there are, and in which order, follows from this alone. Budgets are of the bytes
-/// alive at a time; of them, leads and tails of transfers leave `kept_free` alone. Throws
-/// infeasible, naming tier, instruction and missing bytes, when they do not hold even what
-/// instructions need while they run.
+/// alive at a time. Throws infeasible, naming tier, instruction and missing bytes, when they do not
+/// hold even what instructions need while they run.
 Program with_transfers(const Program& program,
                        const Placement& placement,
                        const PackSizes& sizes,
                        const Timing& timing,
                        const Budgets& budgets,
-                       Effort effort = Effort::full,
-                       const Budgets& kept_free = {});
+                       const Drafting& drafting = {});
 
 /// Bytes of each tier of memory without which the program cannot run.
 std::map<Tier, std::int64_t> least_bytes(const Program& program,

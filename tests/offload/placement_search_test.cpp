@@ -192,7 +192,7 @@ void check_against_optimum(unsigned first, unsigned count, double most) {
     within += ratio <= 1.05 ? 1 : 0;
     worst = std::max(worst, ratio);
     Program written = with_transfers(
-        one.step, found->placement, one.sizes, one.timing, one.budgets, Effort::quick);
+        one.step, found->placement, one.sizes, one.timing, one.budgets, {Effort::quick});
     EXPECT_EQ(simulate(written, one.sizes, one.timing).seconds, found->seconds);
     const auto wrong = validate_alone(written, Budget{&one.sizes, one.budgets});
     EXPECT_FALSE(wrong) << to_string(*wrong);
