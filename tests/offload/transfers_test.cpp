@@ -213,6 +213,37 @@ TEST(Transfers, A1TenThousandRandomPlansSlow) {
   expect_random_plans_within_budgets(400, 3734);  // three each
 }
 
+/// Where programs that leave nothing to the next step fit, what is placed is not slower.
+TEST(Transfers, StepsThatRunIntoEachOtherAreNotSlowerThanStepsApart) {
+  const Timing t = tests::even_timing();
+  int fitting = 0, faster = 0;
+  for (std::uint64_t seed = 0; seed < 150; ++seed) {
+    SCOPED_TRACE(seed);
+    const tests::Drawn d = tests::draw(seed);
+    const Program base = make_step(d.shape, d.order, d.mode);
+    Budgets budgets = least_bytes(base, d.placement, d.sizes);
+    for (auto& [tier, bytes] : budgets) {
+      bytes += bytes / 4;
+    }
+    budgets[kNvme] = std::int64_t{1} << 40;
+    Program apart = with_transfers(base, d.placement, d.sizes, t, budgets, {.apart = true});
+    Program* const one[] = {&apart};
+    if (misfit(make_plan(one, d.sizes), budgets)) {
+      continue;
+    }
+    ++fitting;
+    Program placed = base;
+    Program* const other[] = {&placed};
+    place(other, d.placement, d.sizes, t, budgets);
+    const double seconds = simulate(placed, d.sizes, t).seconds,
+                 seconds_apart = simulate(apart, d.sizes, t).seconds;
+    EXPECT_LE(seconds, seconds_apart * (1 + 1e-9));
+    faster += seconds < 0.99 * seconds_apart ? 1 : 0;
+  }
+  EXPECT_GT(fitting, 50);
+  EXPECT_GT(faster, fitting / 4);
+}
+
 TEST(Transfers, NothingIsMovedWhereEverythingIsInTheDevice) {
   const Program base = make_step(shape(), Order::layer_major, UpdateMode::after_norm);
   const Program p = with_transfers(base, {}, sizes(), timing(1, 1), {{kDevice, 1 << 24}});
