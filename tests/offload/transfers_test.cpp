@@ -213,11 +213,15 @@ TEST(Transfers, A1TenThousandRandomPlansSlow) {
   expect_random_plans_within_budgets(400, 3734);  // three each
 }
 
-/// Where programs that leave nothing to the next step fit, what is placed is not slower.
+/// Where programs that leave nothing to the next step fit, what is placed is not slower, though
+/// what lies at both ends of a step is harder to place.
 TEST(Transfers, StepsThatRunIntoEachOtherAreNotSlowerThanStepsApart) {
-  const Timing t = tests::even_timing();
+  Timing t = tests::even_timing();
+  for (auto& [link, bytes_per_second] : t.bytes_per_second) {
+    bytes_per_second /= 5;  // they are the bottleneck
+  }
   int fitting = 0, faster = 0;
-  for (std::uint64_t seed = 0; seed < 150; ++seed) {
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
     SCOPED_TRACE(seed);
     const tests::Drawn d = tests::draw(seed);
     const Program base = make_step(d.shape, d.order, d.mode);
