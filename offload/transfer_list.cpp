@@ -113,10 +113,10 @@ void TransferList::require_room() const {
       throw Infeasible({tier,
                         peak.size_bytes,
                         peak.budget_bytes,
-                        fmt::format("they are needed at instruction {} ({} of block {})",
+                        fmt::format("they are needed at instruction {} ({}{})",
                                     peak.at,
                                     to_string(i.op),
-                                    i.block)});
+                                    i.block < 0 ? "" : fmt::format(" of block {}", i.block))});
     }
   }
 }
